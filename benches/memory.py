@@ -154,9 +154,9 @@ async def bodies(port):
 
 
 def arguments(count):
-    """Calls with arguments of 30 KB, in tokens."""
+    """Calls with arguments of 300 KB, in pieces of some bytes."""
     tool = {"type": "function", "name": "f", "parameters": {"type": "object"}}
-    text = "%7B%22x%22%3A%22" + "y" * 30_000 + "%22%7D"
+    text = "%7B%22x%22%3A%22" + "y" * 300_000 + "%22%7D"
     return many(count, f"calls=4 arguments={text}", stream=True, tools=[tool])
 
 
@@ -172,7 +172,8 @@ LOADS = {
         many(40, "reasoning=1024 tokens=3 size=1024", stream=True),
     ),
     "small": ("40 streams of 20,000 tokens", many(40, "tokens=20000", stream=True)),
-    "arguments": ("24 answers with 4 calls of 30 KB", arguments(24)),
+    "long": ("40 streams of 100,000 tokens", many(40, "tokens=100000", stream=True)),
+    "arguments": ("24 answers with 4 calls of 300 KB", arguments(24)),
     "polls": ("160 polls of an object of 4 MiB", polls),
     "bodies": ("40 token counts of 2 MiB", bodies),
     "chain": ("a chain of 12 turns of 2 MiB", chain),

@@ -22,7 +22,7 @@ use tokenwire_core::log::{Formats, LogStore};
 use tokenwire_core::model::account::Account;
 use tokenwire_core::model::error::ApiError;
 use tokenwire_core::model::id::{GenerationId, Owner};
-use tokenwire_core::model::shown::Form;
+use tokenwire_core::model::include::Form;
 use tokenwire_core::model::snapshot::{Api, Status};
 use tokenwire_core::upstream::Target;
 use tokenwire_core::upstream::translate::BodyEnd;

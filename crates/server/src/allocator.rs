@@ -16,7 +16,7 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// Bytes released that are worth a collection.
 const WORTH: usize = 1024 * 1024;
 /// While more than [`WORTH`] is released each second, memory is returned this often only: it would
-/// be taken again at once.
+/// be taken again at once. Not while half of the limit is held: then it must not add to it.
 const BUSY: u32 = 5;
 /// Collections after the last release. The first finds the pages of this thread; what other threads
 /// free in the meantime is found by the next ones.
@@ -45,7 +45,8 @@ pub(crate) async fn return_memory(account: Account) {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        if schedule.is_due(account.released()) {
+        let is_short = account.used() > account.limit() / 2;
+        if schedule.is_due(account.released(), is_short) {
             collect();
         }
     }
@@ -54,7 +55,7 @@ pub(crate) async fn return_memory(account: Account) {
 // === impl Schedule ===
 
 impl Schedule {
-    fn is_due(&mut self, released: usize) -> bool {
+    fn is_due(&mut self, released: usize, is_short: bool) -> bool {
         let new = released.wrapping_sub(self.seen);
         self.seen = released;
         self.pending = self.pending.saturating_add(new);
@@ -63,7 +64,7 @@ impl Schedule {
         }
         if new >= WORTH {
             self.busy += 1;
-            if self.busy < BUSY {
+            if self.busy < BUSY && !is_short {
                 return false;
             }
         }
@@ -103,7 +104,7 @@ mod tests {
         let mut total = 0_usize;
         let mut look = |bytes: usize| {
             total = total.wrapping_add(bytes);
-            schedule.is_due(total)
+            schedule.is_due(total, false)
         };
         assert!(!look(0));
         assert!(!look(WORTH / 2), "too little");
@@ -115,5 +116,12 @@ mod tests {
         assert_eq!(due, 4);
         assert!(look(0), "after its end");
         collect();
+    }
+
+    #[test]
+    fn thread_collects_each_time_while_memory_is_short() {
+        let mut schedule = Schedule::default();
+        let due = (1..=20).filter(|look| schedule.is_due(look * 10 * WORTH, true));
+        assert_eq!(due.count(), 20);
     }
 }

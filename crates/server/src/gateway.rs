@@ -22,8 +22,9 @@ use crate::config::schema::Config;
 use crate::descriptors::refuse_without_descriptors;
 use crate::drain::{Drain, Signals};
 use crate::health_check::check_upstreams;
+use crate::limits::Limits;
 use crate::listeners::{Inherited, Listeners, Sockets, handover_path};
-use crate::metrics::{Deliveries, Metrics, Nodes, Storage, Upstreams};
+use crate::metrics::{Clients, Deliveries, Metrics, Nodes, Storage, Upstreams};
 use crate::neighbours::Neighbours;
 pub use crate::serve_error::ServeError;
 use crate::servers::{client_server, operations_server};
@@ -110,8 +111,12 @@ impl Gateway {
             auth.map(Arc::new),
         )?;
         let store = shared.store.as_ref();
-        let unfinished =
-            store.map(|store| storage::recover(store, &shared.engine, &shared.webhooks));
+        let records = storage::delivery_records(store, shared.cluster.as_ref());
+        let unfinished = records
+            .map(|records| storage::recover(store, records, &shared.engine, &shared.webhooks));
+        if let Some(store) = store {
+            storage::recover_usage(store, &shared.engine, &shared.limits);
+        }
         if let Some(simulator) = &simulator {
             let account = shared.engine.account().clone();
             simulator.runtime().spawn(return_memory(account));
@@ -217,13 +222,25 @@ impl Gateway {
             Some(cluster) => {
                 // Before a client gets an id that no other node could find.
                 cluster.renew().await;
-                Some(tokio::spawn(async move { cluster.run().await }))
+                let sweep = cluster.clone();
+                let sweep = sweep.sweep(shared.engine.clone(), shared.webhooks.clone());
+                Some(tokio::spawn(async move {
+                    tokio::join!(cluster.run(), cluster.keep_deliveries(), sweep);
+                }))
             }
             None => None,
         };
         let looking = shared.neighbours.clone().map(|neighbours| {
-            let (engine, webhooks) = (shared.engine.clone(), shared.webhooks.clone());
-            tokio::spawn(async move { neighbours.watch(&engine, &webhooks).await })
+            let shared = shared.clone();
+            tokio::spawn(async move {
+                let Shared {
+                    engine,
+                    webhooks,
+                    limits,
+                    ..
+                } = &shared;
+                neighbours.watch(engine, webhooks, limits).await;
+            })
         });
         // Before the predecessor goes, so that a further successor finds one of the two.
         let takeover = takeover_socket(&shared.config, &sockets);
@@ -253,6 +270,8 @@ impl Gateway {
         let keys = shared.auth.clone();
         let keys = keys.map(|auth| tokio::spawn(async move { auth.watch().await }));
         let dispatcher = tokio::spawn(shared.webhooks.clone().run());
+        let limits = shared.limits.clone();
+        let limits = tokio::spawn(async move { limits.run().await });
         let served = (&mut serving).await;
         watch.abort();
         if let Some((serving, handle)) = operations {
@@ -272,6 +291,7 @@ impl Gateway {
         let _ = tokio::time::timeout(LAST_RECORDS, last).await;
         if let (Some(member), Some(cluster)) = (member, &shared.cluster) {
             member.abort();
+            cluster.last_deliveries(LAST_RECORDS).await;
             cluster.leave().await;
         }
         if let Some(looking) = looking {
@@ -284,6 +304,7 @@ impl Gateway {
         ending.abort();
         memory.abort();
         dispatcher.abort();
+        limits.abort();
         shared.webhooks.abandon();
         drain.abort();
         Ok(served.map_err(std::io::Error::other)??)
@@ -334,6 +355,7 @@ fn share(
         &config,
         store.clone().map(|store| store as Arc<dyn LogStore>),
         source.map(|source| (tag, source)),
+        cluster.as_ref().map(|cluster| cluster.replica(&config)),
     );
     let nodes = cluster
         .clone()
@@ -345,6 +367,11 @@ fn share(
     metrics.collect(Deliveries(webhooks.counters().clone()));
     metrics.collect(Storage(store.clone()));
     metrics.collect(Nodes(cluster.clone()));
+    let limits = Limits::new(&config);
+    if let Some(cluster) = &cluster {
+        limits.share_over(cluster.redis().clone(), cluster.tag().as_str());
+    }
+    metrics.collect(Clients(limits.clone()));
     Ok(Shared {
         engine,
         metrics,
@@ -356,6 +383,7 @@ fn share(
         tickets,
         neighbours,
         cluster,
+        limits,
         config: Arc::new(config),
     })
 }

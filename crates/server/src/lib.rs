@@ -17,6 +17,7 @@ pub mod http;
 pub mod key_args;
 pub mod key_commands;
 pub mod key_hash;
+pub mod limits;
 pub mod listeners;
 pub mod metrics;
 pub mod model_list;

@@ -9,7 +9,7 @@ use actix_web::{HttpMessage as _, HttpRequest};
 use secrecy::SecretString;
 use tokenwire_core::dialect::Dialect;
 use tokenwire_core::engine::{
-    Caller, Engine, GenerationSource, Retention, ReuseOptions, SharedEngine,
+    Caller, Engine, GenerationSource, ReplicaOptions, Retention, ReuseOptions, SharedEngine,
 };
 use tokenwire_core::log::{LogLimits, LogStore};
 use tokenwire_core::model::error::{ApiError, ErrorCode};
@@ -31,6 +31,7 @@ use crate::config::address_range::AddressRange;
 use crate::config::schema;
 use crate::config::schema::Config;
 use crate::host_policy::HostPolicy;
+use crate::limits::Limits;
 use crate::metrics::{Gauges, Metrics};
 use crate::neighbours::Neighbours;
 use crate::origin_policy::OriginPolicy;
@@ -67,6 +68,8 @@ pub struct Service {
     pub tickets: Arc<Tickets>,
     /// The node, where there are several.
     pub cluster: Option<Arc<Cluster>>,
+    /// Limits of clients, and what they have used.
+    pub limits: Arc<Limits>,
     /// The worker's part of the gauges.
     gauges: Gauges,
     /// Request headers that go to the upstream.
@@ -98,6 +101,8 @@ pub struct Shared {
     pub neighbours: Option<Arc<Neighbours>>,
     /// The node, where there are several.
     pub cluster: Option<Arc<Cluster>>,
+    /// Limits of clients, and what they have used.
+    pub limits: Arc<Limits>,
 }
 
 impl Shared {
@@ -221,6 +226,7 @@ impl Service {
             auth: shared.auth.clone(),
             tickets: shared.tickets.clone(),
             cluster: shared.cluster.clone(),
+            limits: shared.limits.clone(),
             forwarded,
         })
     }
@@ -325,7 +331,7 @@ impl Service {
             } else {
                 None
             },
-            meter: identity.meter(),
+            meter: identity.meter(&self.limits),
             only_key: identity
                 .ticket()
                 .and_then(|ticket| ticket.start_key())
@@ -398,12 +404,14 @@ impl Service {
 }
 
 /// Builds what all workers share of the engine. Without a store logs end with the process. `place`
-/// is the name of this process among others, and what finds their generations.
+/// is the name of this process among others, and what finds their generations; `replica` what other
+/// nodes read.
 #[must_use]
 pub fn shared_engine(
     config: &Config,
     store: Option<Arc<dyn LogStore>>,
     place: Option<(Tag, Arc<dyn GenerationSource>)>,
+    replica: Option<ReplicaOptions>,
 ) -> SharedEngine {
     let (streams, reuse) = (&config.streams, &config.reuse);
     let builder = match store {
@@ -412,6 +420,10 @@ pub fn shared_engine(
     };
     let builder = match place {
         Some((tag, source)) => builder.ids(Arc::new(TaggedIds(tag))).source(source),
+        None => builder,
+    };
+    let builder = match replica {
+        Some(replica) => builder.replica(replica),
         None => builder,
     };
     builder

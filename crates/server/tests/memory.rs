@@ -62,7 +62,7 @@ impl Metered {
             ..Config::default()
         };
         change(&mut config);
-        let engine = shared_engine(&config, None, None);
+        let engine = shared_engine(&config, None, None, None);
         let (registry, account) = (engine.registry().clone(), engine.account().clone());
         let shared = Shared {
             engine,
@@ -74,6 +74,7 @@ impl Metered {
             auth: None,
             tickets: Arc::new(Tickets::of(&config, None)),
             neighbours: None,
+            limits: tokenwire::limits::Limits::new(&config),
             cluster: None,
             config: Arc::new(config),
         };

@@ -55,9 +55,14 @@ fn resident(process: u32) -> usize {
 
 impl Watched {
     async fn start() -> Self {
+        Self::start_with("chat").await
+    }
+
+    /// Starts it with an upstream of this API.
+    async fn start_with(api: &str) -> Self {
         let simulator = Simulator::start(Options::default()).unwrap();
         let upstream = format!(
-            "default_model: simulator\nupstreams: [{{name: simulator, base_url: \"{}\"}}]\n",
+            "default_model: simulator\nupstreams: [{{name: simulator, base_url: \"{}\", api: {api}}}]\n",
             simulator.base_url()
         );
         let process = Process::start(&format!("{CONFIG}{upstream}"), &[]);
@@ -233,9 +238,19 @@ async fn queued_creates_of_one_socket_are_bounded_and_refused_on_their_lane() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn concurrent_answers_are_whole_or_refused_before_they_start() {
-    let gateway = Watched::start().await;
+    concurrent_answers(Watched::start().await, 60, "concurrent answers").await;
+}
+
+/// A Responses upstream repeats each text in up to four events.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn concurrent_relayed_answers_are_whole_or_refused_before_they_start() {
+    let gateway = Watched::start_with("responses").await;
+    concurrent_answers(gateway, 30, "relayed answers").await;
+}
+
+async fn concurrent_answers(gateway: Watched, count: usize, load: &str) {
     let steering = "tokens=256 size=4096";
-    let streams = (0..60).map(|index| {
+    let streams = (0..count).map(|index| {
         let request = with(response(steering), json!({"stream": index % 3 != 0}));
         let request = post(gateway.address(), &request);
         async move { request.answer().await }
@@ -258,9 +273,73 @@ async fn concurrent_answers_are_whole_or_refused_before_they_start() {
             other => panic!("{other}: {}", answer.text()),
         }
     }
-    assert!(whole >= 5, "{whole} of 60 answers");
+    assert!(whole >= 5, "{whole} of {count} answers");
     drop(answers);
-    gateway.check("concurrent answers").await;
+    gateway.check(load).await;
+}
+
+/// Reads a stream to its end, with a pause after each read. Returns the status, and
+/// whether the answer has completed.
+async fn read_slowly(address: SocketAddr, body: &Value, pause: Duration) -> (u16, bool) {
+    const COMPLETED: &str = "event: response.completed";
+    let body = body.to_string();
+    let mut socket = TcpStream::connect(address).await.unwrap();
+    let head = format!(
+        "POST /v1/responses HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    socket.write_all(head.as_bytes()).await.unwrap();
+    let (mut answer, mut found, mut completed) = (Vec::new(), 0, false);
+    loop {
+        // What was looked at goes, but for the beginning of what is looked for.
+        let looked_at = answer.len().saturating_sub(COMPLETED.len());
+        answer.drain(..looked_at);
+        let before = answer.len();
+        answer.resize(before + 256 * 1024, 0);
+        let length = socket.read(&mut answer[before..]).await.unwrap();
+        answer.truncate(before + length);
+        if found == 0 {
+            found = status(&answer);
+        }
+        completed |= String::from_utf8_lossy(&answer).contains(COMPLETED);
+        if length == 0 {
+            return (found, completed);
+        }
+        tokio::time::sleep(pause).await;
+    }
+}
+
+/// Runs this many streams at once. None may break off.
+async fn slow_readers(api: &str, count: usize, request: Value, load: &str) {
+    let gateway = Watched::start_with(api).await;
+    let request = with(request, json!({"stream": true}));
+    let pause = Duration::from_millis(5);
+    let streams = (0..count).map(|_| read_slowly(gateway.address(), &request, pause));
+    let streams = tokio::time::timeout(2 * PATIENCE, join_all(streams)).await;
+    let streams = streams.unwrap();
+    let whole = streams.iter().filter(|(_, completed)| *completed).count();
+    let refused = streams.iter().filter(|(status, _)| *status == 503).count();
+    assert_eq!(whole + refused, count, "{streams:?}");
+    assert!(whole >= 5, "{whole} of {count} streams");
+    gateway.check(load).await;
+}
+
+/// All of them together are several times the limit, and none is refused: they start at once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn upstreams_wait_for_slow_readers_of_large_answers() {
+    let request = response("tokens=512 size=4096");
+    slow_readers("chat", 40, request.clone(), "slow readers").await;
+    slow_readers("responses", 40, request, "slow readers of relayed answers").await;
+}
+
+/// Arguments come in pieces of some bytes, each of which is an event of two hundred.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn upstreams_wait_for_each_other_where_arguments_are_large() {
+    let arguments = format!("%7B%22x%22%3A%22{}%22%7D", "y".repeat(60_000));
+    let tool = json!({"type": "function", "name": "f", "parameters": {"type": "object"}});
+    let request = response(&format!("calls=4 arguments={arguments}"));
+    let request = with(request, json!({"tools": [tool]}));
+    slow_readers("responses", 8, request, "arguments").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -141,6 +141,7 @@ fn shared() -> Shared {
         store: None,
         auth: None,
         neighbours: None,
+        limits: tokenwire::limits::Limits::new(&Config::default()),
         cluster: None,
         config: Arc::new(Config::default()),
     }

@@ -52,7 +52,7 @@ pub(crate) struct Broken {
 #[derive(Default)]
 pub(crate) struct Frames {
     first: Bytes,
-    more: BytesMut,
+    more: Option<BytesMut>,
 }
 
 impl Readers {
@@ -80,6 +80,7 @@ impl Readers {
 
     /// Collects the rest of a frame that was begun. Returns whether it is complete: before that,
     /// nothing else may be sent (RFC 6455, section 5.4).
+    #[inline]
     pub(crate) fn finish_frame(&mut self, out: &mut Frames) -> bool {
         let Some(frame) = &mut self.unfinished else {
             return true;
@@ -165,24 +166,25 @@ impl Readers {
 
 impl Frames {
     pub(crate) fn len(&self) -> usize {
-        self.first.len() + self.more.len()
+        self.first.len() + self.more.as_ref().map_or(0, BytesMut::len)
     }
 
     pub(crate) fn push(&mut self, bytes: Bytes) {
         if self.first.is_empty() {
             self.first = bytes;
         } else {
-            self.more.extend_from_slice(&bytes);
+            let more = self.more.get_or_insert_default();
+            more.extend_from_slice(&bytes);
         }
     }
 
     pub(crate) fn into_bytes(self) -> Bytes {
-        if self.more.is_empty() {
+        let Some(more) = self.more else {
             return self.first;
-        }
-        let mut all = BytesMut::with_capacity(self.len());
+        };
+        let mut all = BytesMut::with_capacity(self.first.len() + more.len());
         all.extend_from_slice(&self.first);
-        all.extend_from_slice(&self.more);
+        all.extend_from_slice(&more);
         all.freeze()
     }
 }

@@ -563,7 +563,15 @@ impl SocketSession {
 
     /// Starts the next create of each freed lane, while there is room for what they reply. One that
     /// starts nothing frees its lane again, so it does not hold up those behind it.
+    #[inline]
     fn start_waiting(&mut self) {
+        if !self.freed.is_empty() {
+            self.start_freed();
+        }
+    }
+
+    #[cold]
+    fn start_freed(&mut self) {
         while self.has_room()
             && let Some(lane) = self.freed.pop_front()
         {
@@ -627,13 +635,23 @@ impl SocketSession {
         } = broken;
         let name = stream_id.as_deref();
         let left = self.engine.find_local(id, &self.options.caller.owner);
+        let lost = matches!(error, SubscriptionError::ProducerLost);
         let extensions = self.extensions.load(Ordering::Relaxed);
         if let (Some(generation), SubscriptionError::Expired, true) = (left, error, extensions) {
             return self.reset(&generation, stream_id.as_ref(), Include::default());
         }
-        let gone = ApiError::new(
-            ErrorCode::PositionGone,
-            format!("The stream cannot be read any further: {error}."),
+        let lost = lost.then(|| LostStream::new(id));
+        if let (Some(lost), true) = (&lost, extensions) {
+            return self.reply(&lost.event, name);
+        }
+        let gone = lost.map_or_else(
+            || {
+                ApiError::new(
+                    ErrorCode::PositionGone,
+                    format!("The stream cannot be read any further: {error}."),
+                )
+            },
+            |lost| lost.error,
         );
         let reply = if extensions {
             message::command_error(Some(id.as_str()), &gone)

@@ -112,7 +112,10 @@ impl OnEndGuard {
 
 impl Drop for OnEndGuard {
     fn drop(&mut self) {
-        if let Some(on_end) = self.on_end.take() {
+        // The process that took the log over reports its end.
+        if let Some(on_end) = self.on_end.take()
+            && !self.generation.is_fenced()
+        {
             on_end(&self.generation);
         }
     }

@@ -165,6 +165,10 @@ impl TokenStream for LeadingStream {
         self.stream.poll_events(cx, sink)
     }
 
+    fn buffered(&self) -> usize {
+        self.stream.buffered()
+    }
+
     fn first_token(&mut self) {
         self.stream.first_token();
     }

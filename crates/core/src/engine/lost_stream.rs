@@ -26,7 +26,9 @@ pub struct LostStream {
 // === impl LostStream ===
 
 impl LostStream {
-    pub(super) fn new(id: &GenerationId) -> Self {
+    /// Returns what is left of this generation.
+    #[must_use]
+    pub fn new(id: &GenerationId) -> Self {
         let error = producer_lost(id);
         let mut event =
             format!(r#"{{"type":"response.failed","sequence_number":{LOST_SEQ},"response":"#)

@@ -257,6 +257,10 @@ impl Engine {
         kind: ReaderKind,
     ) -> Result<Place, ApiError> {
         let Ok(tail) = generation.tail() else {
+            if generation.is_lost_with_its_node() {
+                let id = generation.meta().id.clone();
+                return lost_place(&Cursor { id, after }, kind);
+            }
             let last = self.registry.directory.last_seq(&generation.meta().id);
             if after.is_some() && after == last {
                 return Ok(Place::NothingLeft);

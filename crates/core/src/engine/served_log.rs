@@ -44,14 +44,15 @@ impl SharedEngine {
         if let Some(generation) = self.registry.directory.any(id) {
             return Ok(!generation.is_remote());
         }
-        let Some(source) = self.own_store() else {
-            return Ok(false);
-        };
-        let located = super::GenerationSource::locate(&source, id).await?;
-        Ok(!matches!(located, Located::Gone))
+        if let Some(source) = self.own_store() {
+            let located = super::GenerationSource::locate(&source, id).await?;
+            return Ok(!matches!(located, Located::Gone));
+        }
+        Ok(false)
     }
 
-    /// Returns a generation of this process for another one, which compares the owner. One that only the store has is read from there.
+    /// Returns a generation of this process for another one, which compares the owner. One that only a
+    /// store has is read from there.
     ///
     /// # Errors
     /// If the store does not answer.
@@ -60,18 +61,36 @@ impl SharedEngine {
         if known.as_ref().is_some_and(|known| known.is_remote()) {
             return Ok(None);
         }
-        let kept = known.filter(|known| known.tail().is_ok());
-        let generation = match (kept, self.own_store()) {
-            (Some(kept), _) => Some(kept),
+        // What another process has taken over is not this one's.
+        let known = known.filter(|known| !known.is_fenced());
+        let kept = known.clone().filter(|known| known.tail().is_ok());
+        let own = match (&kept, self.own_store()) {
+            (Some(kept), _) => Some(kept.clone()),
             (None, Some(source)) => match super::GenerationSource::locate(&source, id).await? {
                 Located::Stored(stored) => self.registry.restore(stored).await?,
                 // It is being ended.
                 Located::Unreachable { node } => return Err(super::unreachable(id, &node)),
-                _ => self.registry.directory.any(id),
+                _ => known,
             },
-            (None, None) => self.registry.directory.any(id),
+            (None, None) => known,
         };
-        Ok(generation.map(ServedLog::new))
+        let own = match own {
+            Some(own) => Some(own),
+            None => self.serve_replica(id).await?,
+        };
+        Ok(own.map(ServedLog::new))
+    }
+
+    /// Returns a generation that only the store of all nodes has.
+    async fn serve_replica(&self, id: &GenerationId) -> Result<Option<Arc<Generation>>, ApiError> {
+        let Some(replica) = &self.replica else {
+            return Ok(None);
+        };
+        let source = StoredSource::new(replica.store.clone(), self.store_wait);
+        match super::GenerationSource::locate(&source, id).await? {
+            Located::Stored(stored) => self.registry.restore(stored).await,
+            _ => Ok(None),
+        }
     }
 
     /// Says what this process knows of an idempotency key, in memory or in its store.

@@ -18,6 +18,7 @@ use super::Generation;
 use super::control::{Stop, TimeoutState};
 use super::writer::Writer;
 use crate::log::AppendError;
+use crate::model::account::{Full, Growth};
 use crate::model::error::{ApiError, ErrorCode};
 use crate::model::event::{Ending, EventKind, Failure};
 use crate::model::secret::Seal;
@@ -70,7 +71,7 @@ pub(crate) async fn drive(
     let run = AssertUnwindSafe(run(&mut writer, &mut records, upstream, work))
         .catch_unwind()
         .await;
-    run.unwrap_or_else(|_| {
+    let finished = run.unwrap_or_else(|_| {
         // The panic itself was reported by the panic hook.
         tracing::error!(generation = %id, "the generation's task panicked");
         writer.seal_abruptly(&ApiError::new(
@@ -78,7 +79,9 @@ pub(crate) async fn drive(
             "The gateway failed while it wrote this answer.",
         ));
         None
-    })
+    });
+    writer.end_shown().await;
+    finished
 }
 
 /// Reads a finished body to its end, for at most 100 ms, so that its connection can be reused.
@@ -200,6 +203,9 @@ async fn run(
         if let Some(failure) = broken_off
             && continue_elsewhere(writer, records, stream.as_mut(), failure)
         {
+            if !translator.has_usage() {
+                writer.continued_without_usage();
+            }
             translator.continue_elsewhere();
             deadlines.restart_token();
             deadlines.restart();
@@ -210,10 +216,35 @@ async fn run(
         }
         let (Step::Over(ending) | Step::GivenUp(ending)) = step else {
             appended |= !records.is_empty();
+            if !writer.may_append()
+                && let Err(interrupt) = deadlines.guard(writer.until_may_append()).await
+            {
+                finish(writer, records, &mut translator, interrupt.into_ending());
+                return None;
+            }
             match writer.append(records) {
-                Ok(()) => {
+                Ok(_) if writer.is_used_up() => {
+                    let reason = "max_output_tokens".to_owned();
+                    translator.end_early();
+                    let ending = Ending::Incomplete { reason };
+                    finish(writer, records, &mut translator, ending);
+                }
+                Ok(mut grown) => {
                     reads += 1;
-                    continue;
+                    if deadlines.read_no_event {
+                        grown |= writer.note_buffered(stream.buffered());
+                    }
+                    if !grown {
+                        continue;
+                    }
+                    match deadlines.room().await {
+                        Ok(()) => continue,
+                        Err(interrupt) => {
+                            let ending = interrupt.into_ending();
+                            finish(writer, records, &mut translator, ending);
+                            return None;
+                        }
+                    }
                 }
                 Err(AppendError::Full { .. }) => {
                     tracing::warn!(generation = %generation.meta().id, "the answer exceeds the limit on one stream");
@@ -301,6 +332,8 @@ enum Step {
 enum Interrupt {
     Stopped(Stop),
     Timeout(ErrorCode),
+    /// The memory for streams was used up for a long time, and this is the youngest.
+    NoRoom,
 }
 
 impl Interrupt {
@@ -327,13 +360,17 @@ impl Interrupt {
                 };
                 ApiError::new(code, what)
             }
+            Self::NoRoom => ApiError::new(
+                ErrorCode::Overloaded,
+                "The gateway ended this answer: the memory for streams (streams.max_memory) is used up by older ones.",
+            ),
         }
     }
 
     fn into_ending(self) -> Ending {
         match self {
             Self::Stopped(Stop::Cancelled | Stop::Abandoned) => Ending::Cancelled,
-            Self::Stopped(Stop::ShuttingDown) | Self::Timeout(_) => {
+            Self::Stopped(Stop::ShuttingDown) | Self::Timeout(_) | Self::NoRoom => {
                 Ending::Failed(Failure::from(&self.to_api_error()))
             }
         }
@@ -356,6 +393,11 @@ struct Deadlines {
     abandoned: Option<Abandoned>,
     /// The timeouts do not run.
     paused: bool,
+    /// The upstream is not read: the account is exceeded.
+    waits_for_room: bool,
+    growth: Option<Box<Growth>>,
+    /// Whether the last read completed no event.
+    read_no_event: bool,
     timer: Pin<Box<Sleep>>,
 }
 
@@ -383,8 +425,40 @@ impl Deadlines {
             after_finish: AFTER_FINISH,
             abandoned: None,
             paused: false,
+            waits_for_room: false,
+            growth: None,
+            read_no_event: false,
             timer,
         }
+    }
+
+    /// Waits until the answer may grow. The timeouts do not run meanwhile.
+    async fn room(&mut self) -> Result<(), Interrupt> {
+        let asked = Instant::now();
+        let generation = self.generation.clone();
+        let growth = self.growth.take();
+        let mut growth =
+            growth.unwrap_or_else(|| Box::new(generation.account().growth(self.started)));
+        self.waits_for_room = true;
+        let room = std::future::poll_fn(|cx| {
+            let room = growth.poll_room(cx, generation.log().is_behind());
+            if let Poll::Ready(room) = room {
+                return Poll::Ready(room.map_err(|Full| Interrupt::NoRoom));
+            }
+            self.poll(cx).map(Err)
+        })
+        .await;
+        self.waits_for_room = false;
+        self.growth = Some(growth);
+        let waited = asked.elapsed();
+        self.started += waited;
+        for noted in [&mut self.last_event, &mut self.finished] {
+            *noted = noted.map(|noted| noted + waited);
+        }
+        if let Some(turn) = room? {
+            generation.hold_turn(turn);
+        }
+        Ok(())
     }
 
     /// Another upstream is asked. Its first event is waited for like the next one of the first, and
@@ -438,6 +512,7 @@ impl Deadlines {
                 Flow::Continue
             }
         });
+        self.read_no_event = !events;
         // Before the first token nothing restarts a timeout: a server may send comments while the
         // request waits in its queue.
         if tokens || (events && self.last_event.is_some()) {
@@ -549,11 +624,12 @@ impl Deadlines {
                 .map(|deadline| (deadline, interrupt))
         };
         let timeout = |from: Instant, after: Duration, code| {
-            (!after.is_zero() && !self.paused)
+            (!after.is_zero() && !self.paused && !self.waits_for_room)
                 .then(|| deadline(from, after, Interrupt::Timeout(code)))
                 .flatten()
         };
         let tokens = match (self.finished, self.last_event) {
+            _ if self.waits_for_room => None,
             (Some(finished), _) => deadline(
                 finished,
                 self.after_finish,

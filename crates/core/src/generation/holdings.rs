@@ -1,6 +1,6 @@
 //! What a generation holds beside its log, as the account counts it.
 
-use crate::model::account::{Account, AccountKind, Charge};
+use crate::model::account::{Account, AccountKind, Charge, Turn};
 
 /// The charges of one generation. They are released with it.
 #[derive(Debug)]
@@ -14,6 +14,8 @@ pub struct Holdings {
     /// What it reserved at its start.
     expected: usize,
     outgrown: bool,
+    /// The turn to exceed the limit, which ends with what the generation holds.
+    turn: Option<Box<Turn>>,
 }
 
 impl Holdings {
@@ -28,6 +30,7 @@ impl Holdings {
             expected: reserved.bytes(),
             reserved,
             outgrown: false,
+            turn: None,
         }
     }
 
@@ -51,6 +54,10 @@ impl Holdings {
 
     pub(super) fn set_object(&mut self, bytes: usize) {
         self.object.resize(bytes);
+    }
+
+    pub(super) fn hold_turn(&mut self, turn: Turn) {
+        self.turn = Some(Box::new(turn));
     }
 
     /// Counts the sizes of a running generation. One that outgrows what it reserved is expected to

@@ -45,8 +45,22 @@ fn unfolded(
     with_json(first, records, |json| {
         let mut whole = Vec::with_capacity(json.len());
         snapshot.write_folded(json, &mut whole);
-        FoldedJson::stored(String::from_utf8(whole).unwrap_or_default())
+        FoldedJson::of_folded(String::from_utf8(whole).unwrap_or_default())
     })
+}
+
+/// Returns records in the form of logs of this version. `None` if it is the one that they are in.
+/// The snapshot has all texts that they refer to.
+pub(super) fn older(
+    header: &LogHeader,
+    version: u8,
+    snapshot: &Snapshot,
+    records: &RecordBatch,
+) -> Option<RecordBatch> {
+    if !is_unfolded(header, version) || !has_marks_in(records.as_block()) {
+        return None;
+    }
+    unfolded(snapshot, records.first_seq(), records.iter()).ok()
 }
 
 /// Returns records in which `convert` has replaced the JSON of closing events and terminal objects.
@@ -92,12 +106,7 @@ impl Generation {
     /// one that they are in.
     #[must_use]
     pub fn in_version(&self, version: u8, records: &RecordBatch) -> Option<RecordBatch> {
-        if !is_unfolded(&self.header, version) || !has_marks_in(records.as_block()) {
-            return None;
-        }
-        // The snapshot keeps all texts that events refer to.
-        let snapshot = self.snapshot();
-        unfolded(&snapshot, records.first_seq(), records.iter()).ok()
+        older(&self.header, version, &self.snapshot(), records)
     }
 
     /// Appends framed records to `out` in the form of logs of this version. Otherwise as

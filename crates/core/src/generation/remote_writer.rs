@@ -7,9 +7,8 @@ use std::time::Duration;
 
 use super::restore::{Folder, response_head};
 use super::{Generation, Holdings, Stop, log_version};
-use crate::log::{Epoch, LogHeader, LogTail, StoreError, StoredLog};
+use crate::log::{LogHeader, LogTail, StoreError, StoredLog};
 use crate::model::account::{Account, AccountKind};
-use crate::model::error::ApiError;
 use crate::model::id::Seq;
 use crate::model::record::RecordBatch;
 
@@ -137,25 +136,6 @@ impl RemoteWriter {
         self.generation.control.set_remote(false);
         let _ = log.seal(log.epoch(), &nothing);
         self.ended();
-    }
-
-    /// Ends the log as its adopter: in the next epoch, with `response.failed`. Returns these
-    /// records.
-    ///
-    /// # Errors
-    /// As [`Generation::end_adopted`].
-    pub(crate) fn end_adopted(
-        &mut self,
-        epoch: Epoch,
-        error: &ApiError,
-    ) -> Result<RecordBatch, StoreError> {
-        while self.generation.log.epoch() < epoch {
-            self.generation.log.begin_epoch();
-        }
-        self.generation.control.set_remote(false);
-        let ending = self.generation.end_adopted(epoch, error)?;
-        self.sealed = true;
-        Ok(ending)
     }
 
     fn ended(&mut self) {

@@ -27,6 +27,9 @@ const POLL_BYTES: usize = 64 * 1024;
 const COUNT_FROM: usize = 4 * 1024;
 /// Bytes of records that one poll reads without a frame for the reader. Then others run.
 const SILENT_BYTES: usize = 256 * 1024;
+/// Bytes that a reader gets without a pause. Then others run: a socket's buffer may take some MiB,
+/// whose rendering takes as many milliseconds.
+const TURN_BYTES: usize = 256 * 1024;
 
 /// Why a reader stops before the end of the stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -34,6 +37,9 @@ pub enum SubscriptionError {
     /// The log was deleted, or removed under memory pressure.
     #[error("the log has expired")]
     Expired,
+    /// The node that wrote the log is lost, with what was not stored.
+    #[error("the node that wrote it is lost")]
+    ProducerLost,
     /// The process that wrote the log lost events that the reader has seen.
     #[error("the position was lost with the process that wrote it")]
     Lost,
@@ -72,8 +78,10 @@ pub struct Subscription {
     out: BytesMut,
     /// Counts the frames of the last poll until the next one: the reader is writing them.
     charge: Option<Charge>,
-    /// A record that is returned in pieces. There is a charge meanwhile.
+    /// A record that is returned in pieces.
     large: Option<Box<LargeReader>>,
+    /// Bytes that were returned without a pause, as far as they are counted.
+    turn: usize,
 }
 
 impl Subscription {
@@ -97,6 +105,7 @@ impl Subscription {
             out: BytesMut::new(),
             charge: None,
             large: None,
+            turn: 0,
         }
     }
 
@@ -148,11 +157,16 @@ impl Subscription {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Bytes, SubscriptionError>>> {
-        if self.charge.is_some() {
-            self.charge = None;
-            if let Some(piece) = self.next_piece() {
-                return Poll::Ready(Some(Ok(piece)));
-            }
+        if let Some(charge) = self.charge.take() {
+            self.turn += charge.bytes();
+        }
+        if self.turn >= TURN_BYTES {
+            self.turn = 0;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        if let Some(piece) = self.next_piece() {
+            return Poll::Ready(Some(Ok(piece)));
         }
         let mut silent = 0;
         loop {
@@ -178,6 +192,7 @@ impl Subscription {
                 self.at = self.batch.start();
                 match poll {
                     Poll::Pending => {
+                        self.turn = 0;
                         // A waiting reader holds no buffers.
                         if self.batch.byte_len() > 1024 || self.out.capacity() > 4096 {
                             self.batch.release();
@@ -191,7 +206,11 @@ impl Subscription {
                         return Poll::Pending;
                     }
                     Poll::Ready(Err(ReadError::Expired | ReadError::PastHead)) => {
-                        self.failed = Some(SubscriptionError::Expired);
+                        self.failed = Some(if self.generation().is_lost_with_its_node() {
+                            SubscriptionError::ProducerLost
+                        } else {
+                            SubscriptionError::Expired
+                        });
                         continue;
                     }
                     Poll::Ready(Ok(read)) if self.batch.is_empty() && read.large.is_none() => {

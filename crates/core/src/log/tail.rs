@@ -249,6 +249,11 @@ impl<R: RawMutex> LogTail<R> {
         self.state.lock().memory_size()
     }
 
+    /// Whether it has readers, of which none waits at its end.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.state.lock().readers.are_behind()
+    }
+
     // --- reading ---
 
     /// Registers a reader, to be woken by appends.

@@ -61,6 +61,15 @@ impl Readers {
         }
     }
 
+    /// Whether there are readers, and none of them waits.
+    pub(super) fn are_behind(&self) -> bool {
+        !self.0.is_empty()
+            && !self
+                .0
+                .iter()
+                .any(|reader| matches!(reader, Reader::Waiting(_)))
+    }
+
     /// Takes the wakers of all waiting readers, to be woken once the log is unlocked.
     pub(super) fn take(&mut self) -> Wakers {
         let mut wakers = Wakers::new();

@@ -20,13 +20,15 @@
 //! What starts something new asks first ([`Account::try_charge`]). What a running answer grows by
 //! is counted in any case ([`Account::charge`], [`Charge::resize`]), since an answer is never lost
 //! to the request that waits for it. So that this growth finds room, each running generation
-//! reserves what answers usually take ([`Account::typical`]).
+//! reserves what answers usually take ([`Account::typical`]). While more than the limit is held, a
+//! running answer that has grown waits before it is read on ([`Growth`]).
 //!
 //! Each worker counts in a [handle](Account::handle) of its own: a request changes its charges some
 //! twenty times, and a counter that all workers write would have to move between their processors
 //! each time.
 
 mod counts;
+mod room;
 
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -34,9 +36,12 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use crate::model::error::{ApiError, ErrorCode};
 use counts::Counts;
+use room::Room;
+pub use room::{Growth, Turn};
 
 /// What bytes are held for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,6 +144,8 @@ struct Shared {
     limit: usize,
     counts: Counts,
     relief: OnceLock<Weak<dyn Relief>>,
+    /// Running answers that wait until they may grow.
+    room: Room,
     /// Held by the thread that repeats a charge that did not fit beside others.
     retrying: Mutex<()>,
     /// Number of handles that were made.
@@ -193,6 +200,7 @@ impl Account {
             limit,
             counts: Counts::new(limit),
             relief: OnceLock::new(),
+            room: Room::default(),
             retrying: Mutex::new(()),
             handles: AtomicUsize::new(1),
             typical: Typical(AtomicUsize::new(FIRST_TYPICAL.min(limit / 1024))),
@@ -357,12 +365,32 @@ impl Account {
         let Some(missing) = self.missing(kind, more) else {
             return false;
         };
-        if missing > 0
+        self.relieve(missing);
+        missing == 0 || self.missing(kind, more) == Some(0)
+    }
+
+    /// Creates the growth of an answer that started at this time.
+    #[must_use]
+    pub fn growth(&self, started: Instant) -> Growth {
+        Growth::new(self.clone(), started)
+    }
+
+    /// Whether more than the limit is held.
+    fn is_exceeded(&self) -> bool {
+        !self.0.shared.counts.are_within(self.limit()) && self.used() > self.limit()
+    }
+
+    /// Gives memory back if more than the limit is held.
+    fn relieve_excess(&self) {
+        self.relieve(self.used().saturating_sub(self.limit()));
+    }
+
+    fn relieve(&self, bytes: usize) {
+        if bytes > 0
             && let Some(relief) = self.0.shared.relief.get().and_then(Weak::upgrade)
         {
-            relief.relieve(missing);
+            relief.relieve(bytes);
         }
-        missing == 0 || self.missing(kind, more) == Some(0)
     }
 
     fn add(&self, kind: AccountKind, bytes: usize) {
@@ -377,6 +405,9 @@ impl Account {
             counts.add(self.0.shard, kind, bytes.wrapping_neg());
             if bytes >= LARGE && kind != AccountKind::Reserved {
                 counts.release(self.0.shard, bytes);
+                if self.0.shared.room.is_waited_for() {
+                    self.0.shared.room.wake_best();
+                }
             }
         }
     }

@@ -126,6 +126,12 @@ codes! {
     TooManyConnections = "too_many_connections", 429, Client, true, "Close connections; the setting is `server.max_connections_per_address`.";
     /// No file descriptor is left for a connection to the upstream.
     OutOfDescriptors = "out_of_descriptors", 503, Gateway, true, "Try again after `Retry-After`. The operator has to raise the limit of open files (`ulimit -n`).";
+    /// The key or its owner has reached a limit of requests, tokens or streams.
+    RateLimitExceeded = "rate_limit_exceeded", 429, Client, true, "Try again after `Retry-After`; the limits are `limits.per_key`, `limits.per_owner` and those of the key.";
+    /// The request needs more than a limit of the key or its owner ever allows.
+    RequestTooLargeForLimit = "request_too_large_for_limit", 400, Client, false, "Shorten the request, or lower `max_output_tokens`; what is reserved without it is `limits.reserve_output`.";
+    /// The budget of the key or its owner is spent.
+    BudgetExceeded = "budget_exceeded", 402, Client, false, "Wait for the next day or month (UTC), or ask the operator for a higher budget.";
     /// A WebSocket has reached its limit of lanes or queued creates.
     WebsocketStreamLimitReached = "websocket_stream_limit_reached", 429, Client, true, "Wait for one of this socket's responses to end, or open another socket.";
     /// The upstream's concurrency limit and its queue are full.
@@ -271,6 +277,8 @@ impl From<&Failure> for ApiError {
     fn from(failure: &Failure) -> Self {
         let code = ErrorCode::ALL
             .iter()
+            // An answer never fails by the gateway's own limits: the code is an upstream's.
+            .filter(|code| **code != ErrorCode::RateLimitExceeded)
             .find(|code| code.as_str() == failure.code)
             .unwrap_or(&ErrorCode::UpstreamError);
         Self {

@@ -57,6 +57,21 @@ pub(crate) enum FoldedString {
     Text(TextRef),
 }
 
+impl fmt::Display for TextRef {
+    /// Writes the reference without its mark.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { item, text, bytes } = self;
+        write!(f, "{item}.{text}.{bytes}")
+    }
+}
+
+impl TextRef {
+    /// Returns the decoded string that stands for the text.
+    pub(crate) fn string(self) -> String {
+        format!("\u{1}{self}")
+    }
+}
+
 impl fmt::Debug for FoldedJson {
     /// Omits the content.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -78,8 +93,8 @@ impl FoldedJson {
         folded.end()
     }
 
-    /// Keeps JSON of a log as it is stored.
-    pub(crate) fn stored(json: String) -> Self {
+    /// Takes JSON that is folded already.
+    pub(crate) fn of_folded(json: String) -> Self {
         Self(json)
     }
 
@@ -117,8 +132,8 @@ impl FoldedWriter {
 
     /// Appends a reference, between the quotes of a string.
     pub(crate) fn text(&mut self, text: TextRef) {
-        let TextRef { item, text, bytes } = text;
-        self.0.push_str(&format!("{MARK}{item}.{text}.{bytes}"));
+        self.0.push_str(MARK);
+        self.0.push_str(&text.to_string());
     }
 
     pub(crate) fn end(mut self) -> FoldedJson {

@@ -19,3 +19,4 @@ pub(crate) mod shared_list;
 pub mod snapshot;
 pub(crate) mod text;
 pub mod time;
+pub mod usage;

@@ -191,10 +191,28 @@ impl RelayedItems {
         item.text(text)
     }
 
+    /// Returns the item with this index with references in place of the texts that were streamed to
+    /// it; `None` if there is no such item, or it may have strings that look like references.
+    pub(crate) fn get_folded(&self, index: u64) -> Option<Cow<'_, Value>> {
+        self.0.as_ref()?.get(&index)?.folded(index)
+    }
+
+    /// Whether this is the whole text of a part so far. It is JSON-escaped.
+    pub(crate) fn is_text(&self, index: u64, list: &str, at: usize, text: &str) -> bool {
+        let item = self.0.as_ref().and_then(|items| items.get(&index));
+        item.is_some_and(|item| item.is_text(list, at, text))
+    }
+
     /// Returns JSON with references in place of the strings that equal a streamed text.
     pub(crate) fn fold(&self, json: String) -> FoldedJson {
+        let folded = self.fold_texts(&json);
+        folded.unwrap_or_else(|| FoldedJson::plain(json))
+    }
+
+    /// As [`RelayedItems::fold`]; `None` if no text can be referred to.
+    pub(crate) fn fold_texts(&self, json: &str) -> Option<FoldedJson> {
         if json.len() < FOLD_FROM {
-            return FoldedJson::plain(json);
+            return None;
         }
         let mut texts = HashMap::<usize, Vec<(TextRef, &Text)>>::new();
         for (item, known) in self.0.iter().flat_map(|items| items.iter()) {
@@ -211,7 +229,7 @@ impl RelayedItems {
             }
         }
         if texts.is_empty() {
-            return FoldedJson::plain(json);
+            return None;
         }
         let mut folded = FoldedWriter::default();
         let (mut copied, mut at) = (0, 0);
@@ -233,7 +251,7 @@ impl RelayedItems {
             at = end + 1;
         }
         folded.literal(&json[copied..]);
-        folded.end()
+        Some(folded.end())
     }
 
     /// Sets the status of all items that are in progress.
@@ -275,6 +293,15 @@ impl RelayedItems {
             .iter()
             .flat_map(|items| items.values())
             .map(|item| item.memory_size + texts(item) + 128)
+            .sum()
+    }
+
+    /// Returns the bytes of the texts that were streamed.
+    pub(crate) fn text_len(&self) -> usize {
+        let items = self.0.iter().flat_map(|items| items.values());
+        items
+            .flat_map(|item| &item.texts)
+            .map(|streamed| streamed.text.len())
             .sum()
     }
 
@@ -385,6 +412,56 @@ impl RelayedItem {
         self.texts.get(text.text)?.text.prefix(text.bytes)
     }
 
+    /// Returns the item with references in place of its texts.
+    fn folded(&self, index: u64) -> Option<Cow<'_, Value>> {
+        if !self.is_folded && has_mark(&self.value) {
+            return None;
+        }
+        let mut value = Cow::Borrowed(&*self.value);
+        let texts = self.texts.iter().enumerate();
+        for (text, streamed) in texts.filter(|(_, streamed)| streamed.is_open) {
+            let bytes = streamed.text.len();
+            let holder = match streamed.place.part {
+                Some((list, at)) => value.to_mut().get_mut(list)?.get_mut(at)?,
+                None => value.to_mut(),
+            };
+            let holder = holder.as_object_mut()?;
+            let before = holder.get(streamed.place.field).and_then(Value::as_str);
+            // Shorter ones are repeated.
+            if bytes < FOLD_FROM || !before.unwrap_or_default().is_empty() {
+                return None;
+            }
+            let item = index;
+            let reference = TextRef { item, text, bytes }.string();
+            holder.insert(streamed.place.field.to_owned(), Value::String(reference));
+        }
+        Some(value)
+    }
+
+    fn is_text(&self, list: &str, at: usize, text: &str) -> bool {
+        let part = self.value.get(list).and_then(|parts| parts.get(at));
+        let is_empty = |field| {
+            let before = part.and_then(|part| part.get(field));
+            before
+                .and_then(Value::as_str)
+                .unwrap_or_default()
+                .is_empty()
+        };
+        let is_here = |streamed: &&StreamedText| {
+            streamed.is_open
+                && streamed
+                    .place
+                    .part
+                    .is_some_and(|(of, index)| of == list && index == at)
+        };
+        let mut here = self.texts.iter().filter(is_here);
+        let (streamed, other) = (here.next(), here.next());
+        is_empty("text")
+            && is_empty("refusal")
+            && other.is_none()
+            && streamed.is_some_and(|streamed| streamed.text.equals(text))
+    }
+
     /// Returns the item with its texts.
     fn merged(&self) -> Cow<'_, Value> {
         let has_open = self.texts.iter().any(|streamed| streamed.is_open);
@@ -428,6 +505,16 @@ impl RelayedItem {
             Value::Array(values) => values.iter_mut().for_each(|value| self.unfold(value)),
             Value::Object(members) => members.values_mut().for_each(|value| self.unfold(value)),
         }
+    }
+}
+
+/// Returns true if a string looks like a reference.
+fn has_mark(value: &Value) -> bool {
+    match value {
+        Value::Null | Value::Bool(_) | Value::Number(_) => false,
+        Value::String(text) => text.starts_with('\u{1}'),
+        Value::Array(values) => values.iter().any(has_mark),
+        Value::Object(members) => members.values().any(has_mark),
     }
 }
 

@@ -10,7 +10,7 @@ use super::http1::{BodyStep, Exchange};
 use super::inflate::{Inflate, too_large};
 use super::{StreamStep, TokenStream};
 use crate::model::error::ApiError;
-use crate::upstream::decode::{Flow, SseDecoder, SseEvent, SseOverflow};
+use crate::upstream::decode::{Flow, SseDecoder, SseEvent, SseOverflow, append};
 use crate::upstream::translate::BodyEnd;
 
 /// A body that is decoded as it is read.
@@ -137,7 +137,7 @@ impl BodyFormat {
                 if document.len() + input.len() > limit {
                     return Err(too_large(limit));
                 }
-                document.extend_from_slice(input);
+                append(document, input);
                 Ok(Flow::Continue)
             }
             Self::Unknown => Ok(Flow::Continue),
@@ -222,6 +222,14 @@ impl TokenStream for UpstreamBody {
             },
             (Ok(Flow::Continue), Some(end)) => StreamStep::Ended(end),
         })
+    }
+
+    fn buffered(&self) -> usize {
+        match &self.format {
+            BodyFormat::Unknown => 0,
+            BodyFormat::Sse(decoder) => decoder.memory_size(),
+            BodyFormat::Json(document) => document.capacity(),
+        }
     }
 }
 

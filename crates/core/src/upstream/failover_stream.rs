@@ -111,6 +111,13 @@ impl TokenStream for FailoverStream {
         }
     }
 
+    fn buffered(&self) -> usize {
+        match &self.state {
+            State::Live { stream, .. } => stream.buffered(),
+            State::Reopening(_) | State::Over => 0,
+        }
+    }
+
     fn first_token(&mut self) {
         // The request is kept only if an endpoint could continue the answer.
         if let Some(failover) = &mut self.failover

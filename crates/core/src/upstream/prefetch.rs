@@ -182,6 +182,10 @@ impl TokenStream for PrefetchedStream {
         Poll::Ready(held.last.unwrap_or(StreamStep::Read))
     }
 
+    fn buffered(&self) -> usize {
+        self.stream.buffered()
+    }
+
     fn first_token(&mut self) {
         self.stream.first_token();
     }

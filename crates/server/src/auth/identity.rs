@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use tokenwire_core::engine::{GenerationEnd, Meter, Metered, MeteredStart};
-use tokenwire_core::generation::Generation;
+use parking_lot::Mutex;
+use tokenwire_core::engine::{Admission, GenerationEnd, Meter, Metered, MeteredStart};
+use tokenwire_core::generation::{Generation, OutputMeter};
 use tokenwire_core::model::error::ApiError;
 use tokenwire_core::model::id::Owner;
 use tokenwire_core::upstream::Scope;
@@ -15,6 +16,7 @@ use super::key::Key;
 use super::revocation::{Revocation, Running};
 use super::ticket::{Issuer, Right, Ticket, TicketKind, expired_ticket, late_ticket};
 use crate::config::auth::Role;
+use crate::limits::{ClientMeter, Limits, Reservation, Reserving};
 
 /// Who sent a request: the holder of a key, of a ticket that was made with one, or where credentials
 /// are not checked the anonymous owner, who may do everything.
@@ -112,14 +114,30 @@ impl Identity {
         self.key.as_ref().map(|key| &key.revocation)
     }
 
+    /// Returns the limits that apply to it, and the counters of what it uses; `None` where nothing of
+    /// clients is counted.
+    pub(crate) fn client(&self, limits: &Arc<Limits>) -> Option<ClientMeter> {
+        match (&self.key, &self.ticket) {
+            // What a ticket uses counts for its issuer, also where it is another owner's.
+            (Some(key), _) => {
+                let rights = &key.rights;
+                Some(limits.client(Some((key.id.clone(), &rights.limits)), &rights.owner))
+            }
+            (None, Some(_)) => Some(limits.client(None, &self.owner())),
+            (None, None) => limits.anonymous(),
+        }
+    }
+
     /// Returns what admits the generations that it starts.
-    pub(crate) fn meter(&self) -> Option<Arc<dyn Meter>> {
+    pub(crate) fn meter(&self, limits: &Arc<Limits>) -> Option<Arc<dyn Meter>> {
+        let client = self.client(limits)?;
         if self.key.is_none() && self.ticket.is_none() {
-            return None;
+            return Some(Arc::new(client));
         }
         Some(Arc::new(CredentialMeter {
             key: self.key.clone(),
             ticket: self.ticket.clone(),
+            client,
         }))
     }
 
@@ -194,17 +212,22 @@ impl Identity {
 struct CredentialMeter {
     key: Option<Arc<Key>>,
     ticket: Option<Arc<Ticket>>,
+    client: ClientMeter,
 }
 
 /// A generation that a credential started.
 #[derive(Debug)]
 struct CredentialMetered {
+    reservation: Arc<Reservation>,
     revocation: Option<Arc<Revocation>>,
-    running: Option<Running>,
+    running: Mutex<Option<Running>>,
 }
 
-impl Meter for CredentialMeter {
-    fn admit(&self, _start: &MeteredStart<'_>) -> Result<Box<dyn Metered>, ApiError> {
+// === impl CredentialMeter ===
+
+impl CredentialMeter {
+    /// Checks that the credential is still valid.
+    fn check(&self) -> Result<(), ApiError> {
         if let Some(key) = &self.key {
             if key.revocation.is_revoked() {
                 return Err(invalid("The key is revoked."));
@@ -222,21 +245,63 @@ impl Meter for CredentialMeter {
                 return Err(late_ticket());
             }
         }
-        Ok(Box::new(CredentialMetered {
-            revocation: self.key.as_ref().map(|key| key.revocation.clone()),
-            running: None,
-        }))
+        Ok(())
+    }
+}
+
+impl Meter for CredentialMeter {
+    fn needs_usage(&self) -> bool {
+        self.client.needs_usage()
+    }
+
+    fn admit(&self, start: &MeteredStart<'_>) -> Admission {
+        if let Err(error) = self.check() {
+            return Admission::Now(Err(error));
+        }
+        let revocation = self.key.as_ref().map(|key| key.revocation.clone());
+        let metered = |reservation| {
+            let running = Mutex::default();
+            Arc::new(CredentialMetered {
+                reservation,
+                revocation,
+                running,
+            }) as Arc<dyn Metered>
+        };
+        match self.client.reserve(start) {
+            Reserving::Now(reserved) => Admission::Now(reserved.map(metered)),
+            Reserving::Later(reserved) => {
+                Admission::Later(Box::pin(async move { reserved.await.map(metered) }))
+            }
+        }
+    }
+}
+
+// === impl CredentialMetered ===
+
+impl OutputMeter for CredentialMetered {
+    fn reserved(&self) -> Option<u64> {
+        self.reservation.reserved()
+    }
+
+    fn extend(&self, output: u64) -> Option<u64> {
+        self.reservation.extend(output)
+    }
+
+    fn continued_without_usage(&self, output: u64) {
+        self.reservation.continued_without_usage(output);
     }
 }
 
 impl Metered for CredentialMetered {
-    fn started(&mut self, generation: &Arc<Generation>) {
+    fn started(&self, generation: &Arc<Generation>) {
+        self.reservation.started(generation);
         let revocation = self.revocation.as_ref();
-        self.running = revocation.map(|revocation| revocation.run(generation));
+        *self.running.lock() = revocation.map(|revocation| revocation.run(generation));
     }
 
-    fn ended(&mut self, _end: &GenerationEnd<'_>) {
-        self.running = None;
+    fn ended(&self, end: &GenerationEnd<'_>) {
+        self.running.lock().take();
+        self.reservation.ended(end);
     }
 }
 

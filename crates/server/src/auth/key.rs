@@ -8,12 +8,15 @@ use tokenwire_core::upstream::Scope;
 
 use super::revocation::Revocation;
 use crate::config::auth::{KeyEntry, Role};
+use crate::config::client_limits::ClientLimits;
 use crate::config::models::matches;
 use crate::key_hash::KeyHash;
 
 /// A key and what it has open.
 #[derive(Debug)]
 pub(crate) struct Key {
+    /// Its name in lists and logs.
+    pub(super) id: Arc<str>,
     pub(super) rights: Rights,
     pub(super) revocation: Arc<Revocation>,
     /// `None` for one that may use every model and upstream.
@@ -28,6 +31,7 @@ pub(super) struct Rights {
     pub(super) role: Role,
     pub(super) models: Vec<String>,
     pub(super) upstreams: Vec<String>,
+    pub(super) limits: ClientLimits,
     pub(super) expires: Option<SystemTime>,
 }
 
@@ -42,6 +46,7 @@ impl Rights {
             role: entry.role,
             models: entry.models.clone(),
             upstreams: entry.upstreams.clone(),
+            limits: entry.limits,
             expires: entry.expiry(),
         })
     }
@@ -54,6 +59,7 @@ impl Rights {
             role: Role::Operator,
             models: Vec::new(),
             upstreams: Vec::new(),
+            limits: ClientLimits::default(),
             expires: None,
         }
     }
@@ -81,6 +87,7 @@ impl Key {
             ))
         });
         Self {
+            id: rights.hash.id().into(),
             scope,
             revocation: earlier
                 .map(|known| known.revocation.clone())

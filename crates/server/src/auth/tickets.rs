@@ -48,7 +48,10 @@ impl Tickets {
             (StoreKind::Disk, Some(path)) => Some(path.into()),
             _ => None,
         };
-        let shared = configured.secret.as_ref().or(config.cluster.secret.as_ref());
+        let shared = configured
+            .secret
+            .as_ref()
+            .or(config.cluster.secret.as_ref());
         let made = match shared {
             Some(_) => Vec::new(),
             None => vec![secret(folder.as_deref())],

@@ -4,6 +4,7 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
+use super::client_limits::ClientLimits;
 use super::secret::Secret;
 use super::units::word;
 use crate::key_hash::KeyHash;
@@ -50,6 +51,8 @@ pub struct KeyEntry {
     pub models: Vec<String>,
     /// Upstreams that it may use, by name. Empty means all.
     pub upstreams: Vec<String>,
+    /// What it may use, where that is less than `limits.per_key`.
+    pub limits: ClientLimits,
     /// Time after which it is refused: `2027-01-31` or `2027-01-31T12:00:00Z`.
     pub expires: Option<String>,
 }
@@ -183,6 +186,10 @@ impl KeyEntry {
                 let expected = "either `key` or `hash`";
                 add("key", "is missing".to_owned(), expected, make);
             }
+        }
+        if let Some(name) = self.limits.zeros().next() {
+            let found = format!("has {name}: 0");
+            add("limits", found, "more than 0", "Leave it out for no limit.");
         }
         if let Some(text) = &self.expires
             && parse_time(text).is_none()

@@ -26,6 +26,7 @@ use super::timing::Timing;
 use crate::admission::ConnectionLimits;
 use crate::auth::Identity;
 use crate::host_policy::{ClientHost, HostNotAllowed};
+use crate::limits::ClientMeter;
 use crate::origin_policy::{Effect, OriginPolicy, PageOrigin};
 use crate::service::Service;
 use tokenwire_connection::Reserved;
@@ -109,10 +110,15 @@ pub async fn request_middleware(
         identified = Err(error);
     }
     let mut revocation = None;
+    let mut limited = None;
     match identified {
         Ok(Some(identity)) => {
+            limited = identity.client(&service.limits);
             revocation = identity.revocation().cloned();
             request.extensions_mut().insert(identity);
+        }
+        Ok(None) if service.auth.is_none() && request.path().starts_with("/v1/") => {
+            limited = service.limits.anonymous();
         }
         Ok(None) => {}
         Err(error) if refusal.is_none() && closes_socket(&request, &error) => {
@@ -121,6 +127,8 @@ pub async fn request_middleware(
         Err(error) => refusal = refusal.or(Some(error)),
     }
     let has_cookies = service.auth.is_some();
+    let limited = limited.filter(ClientMeter::is_limited);
+    let limited = limited.as_ref();
     let server = &service.config.server;
     let late = limit_body(&mut request, server.body_timeout, server.min_body_rate);
     let mut response = match refusal {
@@ -141,6 +149,7 @@ pub async fn request_middleware(
                     version,
                     &origin,
                     has_cookies,
+                    limited,
                     id,
                 ));
             }
@@ -156,6 +165,7 @@ pub async fn request_middleware(
                     version,
                     &origin,
                     has_cookies,
+                    limited,
                     id,
                 ));
             }
@@ -177,7 +187,14 @@ pub async fn request_middleware(
     if response.headers().contains_key(header::LOCATION) {
         timing.add_to(response.headers_mut());
     }
-    finish(response.response_mut(), version, &origin, has_cookies, id);
+    finish(
+        response.response_mut(),
+        version,
+        &origin,
+        has_cookies,
+        limited,
+        id,
+    );
     let response = match counted {
         Some(counted) => response.map_body(|_, body| GuardedBody::attach(body, counted)),
         None => response,
@@ -245,6 +262,7 @@ fn finish<B>(
     version: Version,
     origin: &PageOrigin,
     has_cookies: bool,
+    limited: Option<&ClientMeter>,
     id: String,
 ) {
     if version < Version::HTTP_11 {
@@ -254,6 +272,9 @@ fn finish<B>(
             .set_connection_type(ConnectionType::Close);
     }
     let headers = response.headers_mut();
+    if let Some(client) = limited {
+        client.write_headers(headers);
+    }
     origin.expose(headers, has_cookies);
     if let Ok(value) = HeaderValue::try_from(id) {
         headers.insert(X_REQUEST_ID, value);
@@ -266,9 +287,10 @@ fn complete(
     version: Version,
     origin: &PageOrigin,
     has_cookies: bool,
+    limited: Option<&ClientMeter>,
     id: String,
 ) -> Error {
-    finish(&mut response, version, origin, has_cookies, id);
+    finish(&mut response, version, origin, has_cookies, limited, id);
     InternalError::from_response("answered", response).into()
 }
 

@@ -23,6 +23,7 @@ mod streams;
 mod tickets;
 mod timing;
 mod unknown_path;
+mod usage;
 mod webhooks;
 
 pub use access::Operations;

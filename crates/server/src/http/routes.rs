@@ -6,7 +6,7 @@ use super::resource::{get, resource};
 use super::unknown_path::unknown;
 use super::{
     chat, documentation, health, metrics, models, page, responses, sockets, streams, tickets,
-    webhooks,
+    usage, webhooks,
 };
 
 /// Registers every route.
@@ -58,6 +58,7 @@ pub fn configure(app: &mut web::ServiceConfig) {
             resource("/v1/webhooks/deliveries/{id}/retry", "POST")
                 .route(web::post().to(webhooks::retry)),
         )
+        .service(get(resource("/v1/usage", "GET, HEAD"), usage::list))
         .service(get(resource("/v1/models", "GET, HEAD"), models::list))
         .service(get(
             resource("/v1/models/{id:.+}", "GET, HEAD"),

@@ -141,7 +141,7 @@ async fn begin(
     let engine = service.engine_of(&service.identity(request)?);
     let started = match engine.start(start).await {
         Ok(started) => started,
-        Err(error) if is_event_source(request) && error.status == 503 => {
+        Err(error) if is_event_source(request) && comes_back(&error) => {
             let after = error.retry_after.unwrap_or(Duration::from_secs(2));
             let bounds = (Duration::from_secs(1), Duration::from_secs(60));
             return Ok(come_back(after.clamp(bounds.0, bounds.1)));
@@ -165,6 +165,11 @@ fn leaving(request: &HttpRequest, service: &Service) -> Option<HttpResponse> {
     let registry = service.engine.registry();
     let leaves = registry.readers_leave() && is_event_source(request);
     leaves.then(|| come_back(registry.come_back_after()))
+}
+
+/// Whether an EventSource is to come back: under overload, and when it is limited for a time.
+fn comes_back(error: &ApiError) -> bool {
+    error.status == 503 || (error.is(ErrorCode::RateLimitExceeded) && error.retry_after.is_some())
 }
 
 /// Whether an EventSource asks. It gives up for good on any status but 200, so under overload it is

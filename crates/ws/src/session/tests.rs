@@ -21,7 +21,7 @@ impl GenerationSource for SlowSource {
         let answered = self.0.notified();
         async move {
             answered.await;
-            Ok(Located::Lost)
+            Ok(Located::Lost(None))
         }
         .boxed()
     }

@@ -247,7 +247,10 @@ impl<'a> Members<'a> {
     /// Writes the object with the values of some members replaced. Those that are absent are added
     /// at the end.
     pub(crate) fn write_with(&self, replaced: &[(&str, &str)]) -> String {
-        let mut out = String::new();
+        let size = |name: &str, value: &str| name.len() + value.len() + 4;
+        let own: usize = self.iter().map(|(key, raw)| size(key, raw.get())).sum();
+        let others: usize = replaced.iter().map(|(name, value)| size(name, value)).sum();
+        let mut out = String::with_capacity(own + others + 2);
         let mut object = ObjectWriter::begin(&mut out);
         for (key, raw) in self.iter() {
             let value = replaced

@@ -7,4 +7,5 @@
 
 mod sse;
 
+pub(crate) use sse::append;
 pub use sse::{Flow, SseDecoder, SseEvent, SseOverflow};

@@ -42,13 +42,15 @@ pub struct SseOverflow {
 /// The decoder's state between two reads.
 ///
 /// Its memory is that of one unfinished event: at most `limit` bytes for its line and `limit` bytes
-/// for its data.
+/// for its data. A large line of data is not copied: it becomes the data.
 pub struct SseDecoder {
     limit: usize,
     /// An unfinished line.
     line: Vec<u8>,
     /// Data of an event that spans several lines or reads; valid while `data_lines > 0`.
     data: Vec<u8>,
+    /// Where the data begins: a large line becomes it with the name of its field.
+    data_from: usize,
     data_lines: usize,
     name: Vec<u8>,
     named: bool,
@@ -69,6 +71,19 @@ impl std::fmt::Debug for SseDecoder {
 }
 
 const BOM: &[u8] = b"\xEF\xBB\xBF";
+/// What is kept of a buffer for the next event, and where a line counts as large, in bytes.
+const KEPT: usize = 4096;
+/// A buffer of this size grows by a quarter at a time.
+const LARGE: usize = 64 * 1024;
+
+/// Appends bytes to a buffer that is one of many.
+pub(crate) fn append(buffer: &mut Vec<u8>, bytes: &[u8]) {
+    let length = buffer.len() + bytes.len();
+    if length > buffer.capacity() && length >= LARGE {
+        buffer.reserve_exact(bytes.len().max(buffer.len() / 4));
+    }
+    buffer.extend_from_slice(bytes);
+}
 
 impl SseDecoder {
     /// Creates a decoder that rejects lines and events of more than `limit` bytes.
@@ -78,6 +93,7 @@ impl SseDecoder {
             limit,
             line: Vec::new(),
             data: Vec::new(),
+            data_from: 0,
             data_lines: 0,
             name: Vec::new(),
             named: false,
@@ -110,7 +126,7 @@ impl SseDecoder {
                 if self.line.len() + input.len() > self.limit {
                     return Err(SseOverflow { limit: self.limit });
                 }
-                self.line.extend_from_slice(input);
+                append(&mut self.line, input);
                 return Ok(Flow::Continue);
             };
             self.after_cr = input[end] == b'\r';
@@ -140,11 +156,8 @@ impl SseDecoder {
                     return Err(SseOverflow { limit: self.limit });
                 }
                 let mut line = std::mem::take(&mut self.line);
-                line.extend_from_slice(head);
-                let flow = self.take_line(&line, sink)?;
-                line.clear();
-                self.line = line;
-                flow
+                append(&mut line, head);
+                self.take_own_line(line, sink)?
             };
             input = rest;
             if flow == Flow::Stop {
@@ -162,10 +175,16 @@ impl SseDecoder {
         sink: &mut dyn FnMut(SseEvent<'_>) -> Flow,
     ) -> Result<Flow, SseOverflow> {
         let line = std::mem::take(&mut self.line);
-        if !line.is_empty() && self.take_line(&line, sink)? == Flow::Stop {
+        if !line.is_empty() && self.take_own_line(line, sink)? == Flow::Stop {
             return Ok(Flow::Stop);
         }
         Ok(self.dispatch(false, sink))
+    }
+
+    /// Returns the memory of the buffers, in bytes.
+    #[must_use]
+    pub fn memory_size(&self) -> usize {
+        self.line.capacity() + self.data.capacity()
     }
 
     fn skip_bom<'a>(&mut self, mut input: &'a [u8]) -> &'a [u8] {
@@ -186,6 +205,28 @@ impl SseDecoder {
         input
     }
 
+    /// Takes a line that was received in several pieces.
+    fn take_own_line(
+        &mut self,
+        mut line: Vec<u8>,
+        sink: &mut dyn FnMut(SseEvent<'_>) -> Flow,
+    ) -> Result<Flow, SseOverflow> {
+        if line.len() > KEPT
+            && self.data_lines == 0
+            && let Some(data) = data_of(&line)
+        {
+            self.data_from = line.len() - data.len();
+            self.data_lines = 1;
+            self.data = line;
+            return Ok(Flow::Continue);
+        }
+        let flow = self.take_line(&line, sink)?;
+        line.clear();
+        line.shrink_to(KEPT);
+        self.line = line;
+        Ok(flow)
+    }
+
     fn take_line(
         &mut self,
         line: &[u8],
@@ -198,10 +239,10 @@ impl SseDecoder {
             if self.data_lines > 0 {
                 self.data.push(b'\n');
             }
-            if self.data.len() + data.len() > self.limit {
+            if self.data.len() - self.data_from + data.len() > self.limit {
                 return Err(SseOverflow { limit: self.limit });
             }
-            self.data.extend_from_slice(data);
+            append(&mut self.data, data);
             self.data_lines += 1;
         } else if let Some(name) = field(line, b"event") {
             self.name.clear();
@@ -220,7 +261,7 @@ impl SseDecoder {
             let name = self.named.then_some(self.name.as_slice());
             sink(SseEvent::Data {
                 name,
-                data: &self.data,
+                data: &self.data[self.data_from..],
                 terminated,
             })
         } else if self.named {
@@ -235,7 +276,8 @@ impl SseDecoder {
     fn reset_event(&mut self) {
         self.data.clear();
         // A large event must not keep its memory for the rest of the stream.
-        self.data.shrink_to(4096);
+        self.data.shrink_to(KEPT);
+        self.data_from = 0;
         self.data_lines = 0;
         self.named = false;
     }
@@ -328,6 +370,28 @@ mod tests {
                 String::from_utf8_lossy(body)
             );
         }
+    }
+
+    #[test]
+    fn large_event_is_held_once_and_given_back() {
+        let large = "x".repeat(1 << 20);
+        let body = format!("data: {large}\n\ndata: y\n\n");
+        let mut decoder = SseDecoder::new(2 << 20);
+        let mut most = 0;
+        let mut lengths = Vec::new();
+        for piece in body.as_bytes().chunks(10_000) {
+            let mut sink = |event: SseEvent<'_>| {
+                if let SseEvent::Data { data, .. } = event {
+                    lengths.push(data.len());
+                }
+                Flow::Continue
+            };
+            decoder.push(piece, &mut sink).unwrap();
+            most = most.max(decoder.memory_size());
+        }
+        assert_eq!(lengths, [1 << 20, 1]);
+        assert!(most <= (1 << 20) * 5 / 4 + 20_000, "{most} bytes");
+        assert!(decoder.memory_size() <= 2 * KEPT);
     }
 
     #[test]

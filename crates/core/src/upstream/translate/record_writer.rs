@@ -171,17 +171,19 @@ impl RecordWriter {
     /// Later records may use the template by its number. The template was cut from the delta's
     /// chunk, and `holes` are the chunk's holes.
     pub(crate) fn first_delta(&mut self, number: usize, template: &Template, holes: &[&[u8]]) {
+        // Most answers have one template, and then neither list is used again.
+        self.unpublished.reserve_exact(1);
         self.unpublished.push((
             self.heads.get(template.target.item as usize).cloned(),
             template.clone(),
         ));
         self.batch.push_first_delta(number, template, holes);
-        self.events.clear();
+        self.events = Vec::new();
     }
 
-    /// Drains the templates defined since the last call, each with the head of its item.
-    pub(crate) fn take_templates(&mut self) -> std::vec::Drain<'_, (Option<ItemHead>, Template)> {
-        self.unpublished.drain(..)
+    /// Takes the templates defined since the last call, each with the head of its item.
+    pub(crate) fn take_templates(&mut self) -> Vec<(Option<ItemHead>, Template)> {
+        std::mem::take(&mut self.unpublished)
     }
 
     /// Appends a record of one delta that matches a template.

@@ -1,12 +1,14 @@
 //! Relays the events of a Responses upstream, with the gateway's ids and numbers.
 
 mod emit;
+mod folded;
 mod items;
 mod place;
 mod terminal;
 
 use crate::model::error::ErrorCode;
 use crate::model::event::{Ending, EventKind, Failure, Outcome};
+use crate::model::folded_json::FoldedJson;
 use crate::model::id::GenerationId;
 use crate::model::json::{self, Members};
 use crate::upstream::AnswerOrigin;
@@ -15,6 +17,13 @@ use self::terminal::with_error;
 use super::chunk::UpstreamFault;
 use super::opened_items::OpenedItems;
 use super::{BodyEnd, Progress, RecordWriter, Translated, failed};
+
+/// The upstream's terminal response object, with the gateway's ids.
+enum TerminalObject {
+    Plain(String),
+    /// With references in place of its texts.
+    Folded(FoldedJson),
+}
 
 /// The state of one Responses stream.
 pub struct ResponsesTranslator {
@@ -27,8 +36,7 @@ pub struct ResponsesTranslator {
     fault: Option<Failure>,
     /// `response.failed` came without a reason.
     failing: bool,
-    /// The upstream's terminal response object, with the gateway's ids.
-    last: Option<String>,
+    last: Option<TerminalObject>,
     /// Who answers.
     origin: Option<AnswerOrigin>,
 }
@@ -113,6 +121,9 @@ impl ResponsesTranslator {
                 return over(failed(ErrorCode::UpstreamMalformed, message));
             }
         };
+        if let Some(translated) = self.folded(text, &members, records) {
+            return translated;
+        }
         let name = name.and_then(|name| std::str::from_utf8(name).ok());
         let name = name.filter(|name| name.starts_with("response.") || *name == "error");
         if let Some(name) = name.filter(|_| members.get("type").is_none()) {
@@ -141,19 +152,22 @@ impl ResponsesTranslator {
 
     /// Writes the terminal event.
     pub fn end(&mut self, ending: Ending, at: u64, records: &mut RecordWriter) {
-        let relayed = self.last.take().and_then(|object| match &ending {
-            Ending::Failed(failure) => Some(with_error(object, failure)),
+        let mut fold = |object| records.relayed_items().fold(object);
+        let relayed = self.last.take().and_then(|object| match (object, &ending) {
+            (TerminalObject::Plain(object), Ending::Failed(failure)) => {
+                Some(fold(with_error(object, failure)))
+            }
             // The generation was cancelled before the reason of a failure arrived.
             _ if self.failing => None,
-            _ => Some(object),
+            (TerminalObject::Plain(object), _) => Some(fold(object)),
+            (TerminalObject::Folded(object), _) => Some(object),
         });
-        let usage = relayed.as_deref().and_then(|object| {
-            serde_json::from_str::<Members<'_>>(object)
+        let usage = relayed.as_ref().and_then(|object| {
+            serde_json::from_str::<Members<'_>>(object.as_str())
                 .ok()?
                 .get("usage")
                 .map(|raw| raw.get().to_owned())
         });
-        let relayed = relayed.map(|object| records.relayed_items().fold(object));
         if matches!(ending, Ending::Completed | Ending::Incomplete { .. }) {
             records.leave_closing_numbers();
         }

@@ -119,7 +119,7 @@ impl Group {
             Self::Webhooks => {
                 "Notification of the end of a background response: `webhook: {\"url\", \"secret\"}` in its request, or `webhooks.url` in the configuration. Events are Standard Webhooks, signed with HMAC-SHA256; OpenAI's SDKs check them with `client.webhooks.unwrap`. The body is `{\"id\":\"evt_…\",\"object\":\"event\",\"type\":\"response.completed\",\"created_at\":…,\"data\":{\"id\":\"resp_…\"}}`, the type may also be `response.incomplete`, `response.failed` or `response.cancelled`. Any 2xx is success. 410 disables the endpoint. Other answers are retried for a day, after random waits of up to 5 s, 10 s, 20 s, … 2 h, or after `Retry-After`, up to an hour. The `webhook-id` is the same at every attempt, so a receiver can tell repetitions."
             }
-            Self::Models => "The models of the upstreams.",
+            Self::Models => "The models of the upstreams, and what clients have used of them.",
             Self::Operation => "Health, metrics and documentation.",
         }
     }
@@ -657,6 +657,42 @@ pub(super) const OPERATIONS: &[Operation] = &[
             ErrorCode::Overloaded,
         ],
         example: "curl -X POST localhost:3000/v1/webhooks/deliveries/evt_…/retry",
+    },
+    Operation {
+        method: "GET",
+        path: "/v1/usage",
+        id: "listUsage",
+        group: Group::Models,
+        summary: "What was used",
+        about: "From the counters that enforce the limits. A key sees what its owner has used, an operator sees all.",
+        parameters: &[
+            Parameter {
+                name: "by",
+                place: Place::Query,
+                kind: Kind::OneOf(&["owner", "key", "model"]),
+                about: "What the rows are.",
+            },
+            Parameter {
+                name: "from",
+                place: Place::Query,
+                kind: Kind::Text,
+                about: "The first day, UTC; default: the first of the month of `to`.",
+            },
+            Parameter {
+                name: "to",
+                place: Place::Query,
+                kind: Kind::Text,
+                about: "The last day, UTC; default: today.",
+            },
+        ],
+        body: None,
+        answers: &[Answer {
+            status: 200,
+            about: "The usage of each owner, key or model.",
+            content: &[("application/json", "UsageList")],
+        }],
+        errors: &[ErrorCode::InvalidValue],
+        example: "curl 'localhost:3000/v1/usage?by=model'",
     },
     Operation {
         method: "GET",

@@ -77,20 +77,26 @@ impl ResponsesTranslator {
         }
     }
 
-    /// Emits what follows the streamed text of a part in its complete text.
+    /// Emits what follows the streamed text of a part in its complete text, a member of `object`.
     pub(super) fn emit_rest(
         &mut self,
         at: u64,
         place: Place,
-        list: List,
-        part: u64,
-        text: &str,
+        (list, part): (List, u64),
+        (object, field): (&Members<'_>, &str),
         records: &mut RecordWriter,
     ) {
         // A delta has no complete text. What was streamed is not joined for each of them.
-        if text.is_empty() {
+        let escaped = object.get(field).and_then(json::string_inside);
+        let Some(escaped) = escaped.filter(|escaped| !escaped.is_empty()) else {
+            return;
+        };
+        // Nor for one that has just this text.
+        let (name, index) = (list.name(), part as usize);
+        if records.relayed_item(at).is_text(at, name, index, escaped) {
             return;
         }
+        let text = object.text(field).unwrap_or_default();
         let streamed = records.relayed_item(at).get(at);
         let known = streamed
             .as_ref()
@@ -139,8 +145,7 @@ impl ResponsesTranslator {
                 } else {
                     "text"
                 };
-                let text = object.text(field).unwrap_or_default();
-                self.emit_rest(at, place, list, part, &text, records);
+                self.emit_rest(at, place, (list, part), (&object, field), records);
                 if closing
                     && !self
                         .opened
@@ -256,6 +261,15 @@ impl ResponsesTranslator {
         );
         push(name, Some(at), json, records);
     }
+}
+
+/// Appends an event in its folded form.
+pub(super) fn push_folded(name: &str, json: String, records: &mut RecordWriter) {
+    records.event(EventKind::Relayed(Relayed {
+        name: name.to_owned(),
+        json,
+    }));
+    records.record(None);
 }
 
 /// Appends an event of the item with this index. Texts that were streamed are not repeated.

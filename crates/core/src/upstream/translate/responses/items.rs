@@ -79,8 +79,7 @@ impl ResponsesTranslator {
             }
             if let (Some(inner), Some(object)) = (inner, &object) {
                 let field = inner.done_field().unwrap_or("text");
-                let text = object.text(field).unwrap_or_default();
-                self.emit_rest(at, inner, list, part, &text, records);
+                self.emit_rest(at, inner, (list, part), (object, field), records);
             }
             if let Some(item) = self.opened.get_mut(at)
                 && (inner.is_some() || (place.done_field().is_some() && name.ends_with(".done")))
@@ -88,8 +87,7 @@ impl ResponsesTranslator {
                 item.finish_part(list, part);
             }
             if let Some(field) = place.done_field() {
-                let text = members.text(field).unwrap_or_default();
-                self.emit_rest(at, place, list, part, &text, records);
+                self.emit_rest(at, place, (list, part), (members, field), records);
             }
         }
         if (name.ends_with("_arguments.done") || name.ends_with("_input.done"))
@@ -278,6 +276,18 @@ impl ResponsesTranslator {
         more: &[(&str, &str)],
         records: &mut RecordWriter,
     ) {
+        let json = self.relayed(at, members, more, records);
+        push(name, at, json, records);
+    }
+
+    /// Returns an event of the upstream as it is relayed.
+    pub(super) fn relayed(
+        &self,
+        at: Option<u64>,
+        members: &Members<'_>,
+        more: &[(&str, &str)],
+        records: &RecordWriter,
+    ) -> String {
         let (number, index) = (records.next_seq().to_string(), at.unwrap_or(0).to_string());
         let response = self.response(members);
         let item = at.and_then(|at| self.opened.get(at));
@@ -305,8 +315,7 @@ impl ResponsesTranslator {
             replaced.push(("response", response));
         }
         replaced.extend_from_slice(more);
-        let json = members.write_with(&replaced);
-        push(name, at, json, records);
+        members.write_with(&replaced)
     }
 
     /// Relays the first event as `response.in_progress`: the gateway sends `response.created`

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::ResponsesTranslator;
 use super::emit::part_text;
+use super::{ResponsesTranslator, TerminalObject};
 use crate::model::event::{Ending, Failure};
 use crate::model::include::ENCRYPTED;
 use crate::model::json::{self, Members};
@@ -70,14 +70,10 @@ impl ResponsesTranslator {
             self.close_items(&final_items, records);
         }
         let items = self.output(&final_items, records);
-        let mut replaced = vec![("output", items.as_str())];
-        let usage = response.get("usage").and_then(respelled);
-        if let Some(usage) = &usage {
-            replaced.push(("usage", usage));
-        }
         let ending = self.ending(name, &response);
         // An event without a response object ends the answer that was streamed.
-        self.last = (response.len() > 0).then(|| response.write_with(&replaced));
+        self.last = (response.len() > 0)
+            .then(|| TerminalObject::Plain(Self::terminal_object(&response, &items)));
         match ending {
             Some(ending) => Translated {
                 progress: Progress::Over(ending),
@@ -91,6 +87,16 @@ impl ResponsesTranslator {
                 }
             }
         }
+    }
+
+    /// Returns the terminal object with these items.
+    pub(super) fn terminal_object(response: &Members<'_>, items: &str) -> String {
+        let mut replaced = vec![("output", items)];
+        let usage = response.get("usage").and_then(respelled);
+        if let Some(usage) = &usage {
+            replaced.push(("usage", usage));
+        }
+        response.write_with(&replaced)
     }
 
     /// Closes the items that the upstream left open. Some clients wait for
