@@ -8,8 +8,8 @@ use super::place::Place;
 use super::{ResponsesTranslator, TerminalObject};
 use crate::model::event::Ending;
 use crate::model::folded_json::FoldedJson;
+use crate::model::include::ENCRYPTED;
 use crate::model::json::Members;
-use crate::model::shown::ENCRYPTED;
 use crate::upstream::translate::opened_items::List;
 use crate::upstream::translate::{Progress, RecordWriter, Translated};
 
@@ -93,7 +93,7 @@ impl ResponsesTranslator {
         if known.done || known.announced_arguments || known.kind != *kind {
             return None;
         }
-        if !repeats(&item, &records.relayed_items().get_folded(at)?) {
+        if !repeats(&item, &*records.relayed_items().get_folded(at)?) {
             return None;
         }
         known.done = true;
@@ -118,7 +118,7 @@ impl ResponsesTranslator {
         for (item, at) in output.iter().zip(self.opened.match_output(&output)) {
             let at = at?;
             let known = self.opened.get(at).filter(|known| known.done)?;
-            if !repeats(item, &records.relayed_items().get_folded(at)?) {
+            if !repeats(item, &*records.relayed_items().get_folded(at)?) {
                 return None;
             }
             *items.get_mut(at as usize)? = self.kept(item, &known.id);
