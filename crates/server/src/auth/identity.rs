@@ -117,18 +117,22 @@ impl Identity {
     /// Returns the limits that apply to it, and the counters of what it uses; `None` where nothing of
     /// clients is counted.
     pub(crate) fn client(&self, limits: &Arc<Limits>) -> Option<ClientMeter> {
-        let Some(key) = &self.key else {
-            return limits.anonymous();
-        };
-        let by_key = (key.id.clone(), &key.rights.limits);
-        Some(limits.client(Some(by_key), &self.owner()))
+        match (&self.key, &self.ticket) {
+            // What a ticket uses counts for its issuer, also where it is another owner's.
+            (Some(key), _) => {
+                let rights = &key.rights;
+                Some(limits.client(Some((key.id.clone(), &rights.limits)), &rights.owner))
+            }
+            (None, Some(_)) => Some(limits.client(None, &self.owner())),
+            (None, None) => limits.anonymous(),
+        }
     }
 
     /// Returns what admits the generations that it starts.
     pub(crate) fn meter(&self, limits: &Arc<Limits>) -> Option<Arc<dyn Meter>> {
-        let client = self.client(limits);
+        let client = self.client(limits)?;
         if self.key.is_none() && self.ticket.is_none() {
-            return client.map(|client| Arc::new(client) as Arc<_>);
+            return Some(Arc::new(client));
         }
         Some(Arc::new(CredentialMeter {
             key: self.key.clone(),
@@ -208,13 +212,13 @@ impl Identity {
 struct CredentialMeter {
     key: Option<Arc<Key>>,
     ticket: Option<Arc<Ticket>>,
-    client: Option<ClientMeter>,
+    client: ClientMeter,
 }
 
 /// A generation that a credential started.
 #[derive(Debug)]
 struct CredentialMetered {
-    reservation: Option<Arc<Reservation>>,
+    reservation: Arc<Reservation>,
     revocation: Option<Arc<Revocation>>,
     running: Mutex<Option<Running>>,
 }
@@ -247,7 +251,7 @@ impl CredentialMeter {
 
 impl Meter for CredentialMeter {
     fn needs_usage(&self) -> bool {
-        self.client.as_ref().is_some_and(Meter::needs_usage)
+        self.client.needs_usage()
     }
 
     fn admit(&self, start: &MeteredStart<'_>) -> Admission {
@@ -256,19 +260,17 @@ impl Meter for CredentialMeter {
         }
         let revocation = self.key.as_ref().map(|key| key.revocation.clone());
         let metered = |reservation| {
+            let running = Mutex::default();
             Arc::new(CredentialMetered {
                 reservation,
                 revocation,
-                running: Mutex::default(),
+                running,
             }) as Arc<dyn Metered>
         };
-        let Some(client) = &self.client else {
-            return Admission::Now(Ok(metered(None)));
-        };
-        match client.reserve(start) {
-            Reserving::Now(reserved) => Admission::Now(reserved.map(Some).map(metered)),
+        match self.client.reserve(start) {
+            Reserving::Now(reserved) => Admission::Now(reserved.map(metered)),
             Reserving::Later(reserved) => {
-                Admission::Later(Box::pin(async move { reserved.await.map(Some).map(metered) }))
+                Admission::Later(Box::pin(async move { reserved.await.map(metered) }))
             }
         }
     }
@@ -278,37 +280,28 @@ impl Meter for CredentialMeter {
 
 impl OutputMeter for CredentialMetered {
     fn reserved(&self) -> Option<u64> {
-        self.reservation.as_ref()?.reserved()
+        self.reservation.reserved()
     }
 
     fn extend(&self, output: u64) -> Option<u64> {
-        match &self.reservation {
-            Some(reservation) => reservation.extend(output),
-            None => Some(u64::MAX),
-        }
+        self.reservation.extend(output)
     }
 
     fn continued_without_usage(&self, output: u64) {
-        if let Some(reservation) = &self.reservation {
-            reservation.continued_without_usage(output);
-        }
+        self.reservation.continued_without_usage(output);
     }
 }
 
 impl Metered for CredentialMetered {
     fn started(&self, generation: &Arc<Generation>) {
-        if let Some(reservation) = &self.reservation {
-            reservation.started(generation);
-        }
+        self.reservation.started(generation);
         let revocation = self.revocation.as_ref();
         *self.running.lock() = revocation.map(|revocation| revocation.run(generation));
     }
 
     fn ended(&self, end: &GenerationEnd<'_>) {
         self.running.lock().take();
-        if let Some(reservation) = &self.reservation {
-            reservation.ended(end);
-        }
+        self.reservation.ended(end);
     }
 }
 

@@ -39,8 +39,8 @@ pub struct Tickets {
 // === impl Tickets ===
 
 impl Tickets {
-    /// Returns the tickets of this configuration. Their key is the configured one, else the one that
-    /// is kept in the store's folder, else a new one for this process.
+    /// Returns the tickets of this configuration. Their key is the configured one, else that of the
+    /// cluster, else the one that is kept in the store's folder, else a new one for this process.
     #[must_use]
     pub fn of(config: &Config, nodes: Option<Arc<dyn SharedUses>>) -> Self {
         let configured = &config.auth.tickets;
@@ -48,11 +48,15 @@ impl Tickets {
             (StoreKind::Disk, Some(path)) => Some(path.into()),
             _ => None,
         };
-        let made = match (&configured.secret, &folder) {
-            (Some(_), _) => Vec::new(),
-            (None, folder) => vec![secret(folder.as_deref())],
+        let shared = configured
+            .secret
+            .as_ref()
+            .or(config.cluster.secret.as_ref());
+        let made = match shared {
+            Some(_) => Vec::new(),
+            None => vec![secret(folder.as_deref())],
         };
-        let current = configured.secret.iter().chain(&configured.previous);
+        let current = shared.into_iter().chain(&configured.previous);
         let current = current.map(|secret| secret.expose().as_bytes());
         let keys = TicketKeys::new(made.iter().map(Vec::as_slice).chain(current));
         let beyond = match (nodes, folder) {

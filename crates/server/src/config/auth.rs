@@ -23,8 +23,8 @@ pub struct Auth {
     pub tickets: TicketSecrets,
 }
 
-/// Secrets that tickets are sealed with. Without one the key is kept in the store's folder, or each
-/// process makes its own.
+/// Secrets that tickets are sealed with. Without one the key follows from the secret of the cluster,
+/// is kept in the store's folder, or is made by each process.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TicketSecrets {

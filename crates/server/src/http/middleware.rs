@@ -126,9 +126,9 @@ pub async fn request_middleware(
         }
         Err(error) => refusal = refusal.or(Some(error)),
     }
+    let has_cookies = service.auth.is_some();
     let limited = limited.filter(ClientMeter::is_limited);
     let limited = limited.as_ref();
-    let has_cookies = service.auth.is_some();
     let server = &service.config.server;
     let late = limit_body(&mut request, server.body_timeout, server.min_body_rate);
     let mut response = match refusal {
@@ -148,8 +148,8 @@ pub async fn request_middleware(
                     error.error_response(),
                     version,
                     &origin,
-                    limited,
                     has_cookies,
+                    limited,
                     id,
                 ));
             }
@@ -164,8 +164,8 @@ pub async fn request_middleware(
                     error_response(&error),
                     version,
                     &origin,
-                    limited,
                     has_cookies,
+                    limited,
                     id,
                 ));
             }
@@ -187,7 +187,14 @@ pub async fn request_middleware(
     if response.headers().contains_key(header::LOCATION) {
         timing.add_to(response.headers_mut());
     }
-    finish(response.response_mut(), version, &origin, limited, has_cookies, id);
+    finish(
+        response.response_mut(),
+        version,
+        &origin,
+        has_cookies,
+        limited,
+        id,
+    );
     let response = match counted {
         Some(counted) => response.map_body(|_, body| GuardedBody::attach(body, counted)),
         None => response,
@@ -254,8 +261,8 @@ fn finish<B>(
     response: &mut HttpResponse<B>,
     version: Version,
     origin: &PageOrigin,
-    limited: Option<&ClientMeter>,
     has_cookies: bool,
+    limited: Option<&ClientMeter>,
     id: String,
 ) {
     if version < Version::HTTP_11 {
@@ -279,11 +286,11 @@ fn complete(
     mut response: HttpResponse,
     version: Version,
     origin: &PageOrigin,
-    limited: Option<&ClientMeter>,
     has_cookies: bool,
+    limited: Option<&ClientMeter>,
     id: String,
 ) -> Error {
-    finish(&mut response, version, origin, limited, has_cookies, id);
+    finish(&mut response, version, origin, has_cookies, limited, id);
     InternalError::from_response("answered", response).into()
 }
 

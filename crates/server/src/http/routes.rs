@@ -5,8 +5,8 @@ use actix_web::web;
 use super::resource::{get, resource};
 use super::unknown_path::unknown;
 use super::{
-    chat, documentation, health, metrics, models, page, responses, sockets, streams, tickets, usage,
-    webhooks,
+    chat, documentation, health, metrics, models, page, responses, sockets, streams, tickets,
+    usage, webhooks,
 };
 
 /// Registers every route.
