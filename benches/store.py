@@ -10,6 +10,8 @@ Prints a table for RESULTS.md. Exits with 1 if a budget is missed.
 * Written: `tokenwire_store_written_bytes_total` per token. Kept: the bytes of `logs-*` and `objects-*` once all streams are stored.
 * Index: the anonymous memory of a gateway that starts on a folder with many kept streams, less that of one that starts on an empty folder.
 * Ready: from the start of the process to the first 200 of `/readyz`.
+* Journal: a stream that runs all the time keeps the journal of many saturated ones, until it has almost the eight files that it may have.
+* Foreign reader: streams of one gateway are read from another one on the same folder. The CPU of both, beside that of one whose readers are its own.
 """
 
 import argparse
@@ -18,8 +20,10 @@ import os
 import pathlib
 import random
 import re
+import selectors
 import shutil
 import signal
+import socket
 import statistics
 import subprocess
 import sys
@@ -33,7 +37,7 @@ class Gateway:
     """A gateway of its own process, with the simulator of the bench as its upstream."""
 
     def __init__(self, programs, upstream, folder=None):
-        self.port = random.randint(20_000, 60_000)
+        self.port = random.randint(20_000, 32_000)
         environment = dict(os.environ, TOKENWIRE_STREAMS__RETAIN_EVENTS="30m", TOKENWIRE_STREAMS__RETAIN_RESPONSES="1h")
         if folder:
             environment |= {"TOKENWIRE_STORE__KIND": "disk", "TOKENWIRE_STORE__PATH": str(folder)}
@@ -70,6 +74,20 @@ class Gateway:
     def memory(self):
         text = pathlib.Path(f"/proc/{self.process.pid}/smaps_rollup").read_text()
         return int(re.search(r"^Anonymous:\s+(\d+) kB", text, re.M)[1]) * 1024
+
+    def cpu(self):
+        """Seconds of CPU so far."""
+        fields = pathlib.Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def start_stream(self, steering):
+        """Starts a background stream. Returns its id."""
+        body = {"model": "simulator", "input": f"Go [[{steering}]]", "background": True}
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.port}/v1/responses", json.dumps(body).encode(), {"content-type": "application/json"}
+        )
+        with urllib.request.urlopen(request) as answer:
+            return json.load(answer)["id"]
 
     def end(self, how=signal.SIGTERM):
         self.process.send_signal(how)
@@ -147,18 +165,103 @@ def starts(programs, port, streams):
     return result
 
 
+def simulator(programs, port):
+    command = [programs / "tokenwire-simulator", "--port", str(port), "--answer-pace", "0"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while True:
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/models").read()
+            return process
+        except (urllib.error.URLError, ConnectionError):
+            time.sleep(0.02)
+
+
+def journal(programs, port, streams):
+    """Returns the journal's bytes and the time to a start with it and this many kept streams, after kill -9."""
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="store-"))
+    gateway = Gateway(programs, port, folder)
+    url = f"http://127.0.0.1:{gateway.port}/v1"
+    bench(programs, port, ["short", "-r", "responses", "--rounds", "1", "--requests", str(streams), "--url", url, "--alone"])
+    gateway.stored(streams)
+    upstream = simulator(programs, port)
+    gateway.start_stream("tokens=100000 tbt=1s text=count")
+    written = lambda: sum(file.stat().st_size for file in folder.glob("*/journal-*"))
+    kept = streams
+    while written() < 480 << 20:
+        for _ in range(4):
+            gateway.start_stream("tokens=200000 text=count")
+        kept += 4
+        gateway.stored(kept)
+    size = written()
+    gateway.end(signal.SIGKILL)
+    killed = Gateway(programs, port, folder)
+    assert killed.metric("tokenwire_store_kept_streams") >= kept
+    result = {"journal": size, "ready": killed.ready}
+    killed.end()
+    upstream.kill()
+    shutil.rmtree(folder)
+    print(result, file=sys.stderr)
+    return result
+
+
+def read_all(gateway, ids):
+    """Reads these streams beside one another. Returns the bytes of each."""
+    readers = selectors.DefaultSelector()
+    for id in ids:
+        line = socket.create_connection(("127.0.0.1", gateway.port))
+        line.sendall(f"GET /v1/streams/{id} HTTP/1.1\r\nhost: a\r\naccept: text/event-stream\r\n\r\n".encode())
+        readers.register(line, selectors.EVENT_READ, bytearray())
+    ended = []
+    while readers.get_map():
+        for key, _ in readers.select():
+            key.data.extend(key.fileobj.recv(1 << 16))
+            if b"response.completed" in key.data[-4096:] and key.data.endswith(b"0\r\n\r\n"):
+                readers.unregister(key.fileobj)
+                key.fileobj.close()
+                ended.append(len(key.data))
+    return ended
+
+
+def foreign(programs, port, streams):
+    """Returns the CPU of two gateways, of which one reads the streams of the other, beside that of one alone."""
+    ratios = []
+    upstream = simulator(programs, port)
+    for _ in range(3):
+        cpu = {}
+        for kind in ("own", "foreign"):
+            folder = pathlib.Path(tempfile.mkdtemp(prefix="store-"))
+            gateways = [Gateway(programs, port, folder)]
+            if kind == "foreign":
+                gateways.append(Gateway(programs, port, folder))
+                time.sleep(1)
+            before = [gateway.cpu() for gateway in gateways]
+            ids = [gateways[0].start_stream("tokens=500 tbt=20ms text=count ttft=1s") for _ in range(streams)]
+            lengths = read_all(gateways[-1], ids)
+            assert len(lengths) == streams and min(lengths) > 10_000, lengths
+            cpu[kind] = sum(gateway.cpu() for gateway in gateways) - sum(before)
+            for gateway in gateways:
+                gateway.end()
+            shutil.rmtree(folder)
+        ratios.append(cpu["foreign"] / cpu["own"])
+        print(cpu, file=sys.stderr)
+    upstream.kill()
+    return statistics.median(ratios)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--programs", type=pathlib.Path, default=pathlib.Path("target/release"))
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     programs = options.programs.resolve()
-    port = random.randint(20_000, 60_000)
+    port = random.randint(20_000, 32_000)
     paced = compare(programs, port, "paced", "chat", options.rounds)
     objects = compare(programs, port, "paced", "responses", 1)
     saturated = compare(programs, port, "saturated", "responses", 1, ["--tokens", "5000"])
     many = starts(programs, port, 10_000)
     more = starts(programs, port, 50_000)
+    long = journal(programs, port, 10_000)
+    both = foreign(programs, port, 200)
     rows = [
         ("CPU of a paced token, disk beside memory", paced["cpu"], 1.10, "×"),
         ("added delay of a paced token, 99th percentile", paced["p99"], 1, "ms"),
@@ -172,6 +275,8 @@ def main():
         ("index per kept stream, 50,000 streams", more["index"], 200, "bytes"),
         ("ready with 10,000 kept streams, after a stop", many["ready"], 2, "s"),
         ("the same after kill -9", many["ready_killed"], 2, "s"),
+        (f"ready with 10,000 kept streams and a journal of {long['journal'] >> 20} MiB, after kill -9", long["ready"], 2, "s"),
+        ("CPU of owner and foreign reader beside that of a local reader", both, 2.2, "×"),
         ("lost or doubled tokens", paced["lost"] + objects["lost"] + saturated["lost"], 0, ""),
     ]
     print("| figure | at most | measured | |")

@@ -417,7 +417,7 @@ pub(crate) fn run_request(mut input: Requested) -> Requested {
     input.made = Some(if input.chat {
         let request = ChatRequest::parse(input.body.as_bytes()).expect("a sound request");
         (
-            request.upstream_body(Some("llama-3.3")),
+            request.upstream_body(Some("llama-3.3"), false),
             request.request_fields(),
         )
     } else {

@@ -19,7 +19,7 @@ mod sse;
     unused_imports,
     reason = "public in the adapter, a private module here"
 )]
-#[path = "../../crates/ws/src/framing.rs"]
+#[path = "../../crates/ws/src/text_frames.rs"]
 mod websocket;
 
 /// A dialect in a framing.

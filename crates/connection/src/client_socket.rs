@@ -13,7 +13,7 @@ use actix_web::rt::net::TcpStream;
 use socket2::SockRef;
 use tokio::io::{AsyncRead as _, ReadBuf};
 
-use crate::inbound::InboundBuffer;
+use crate::inbound_buffer::InboundBuffer;
 use crate::request_tracker::{Part, RequestTracker};
 
 /// Maximum number of bytes that a client may send ahead while a stream is written to it. Beyond it

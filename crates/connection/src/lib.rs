@@ -43,16 +43,16 @@ mod client_socket;
 mod connection;
 mod detach;
 mod draining;
-mod inbound;
-mod payload;
+mod inbound_buffer;
 mod request_tracker;
 mod service;
 mod stream_writer;
+mod websocket_payload;
 
 pub use admission::{Admission, Admit, Reserved};
 pub use draining::Draining;
-pub use payload::websocket_payload;
 pub use service::{ConnectionOptions, connections};
+pub use websocket_payload::websocket_payload;
 
 /// The examples of the README are compiled as doctests.
 #[cfg(doctest)]

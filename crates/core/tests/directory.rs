@@ -100,7 +100,7 @@ impl GenerationSource for FakeSource {
             }
             Ok(match place {
                 None => Located::Gone,
-                Some(Answer::Lost) => Located::Lost,
+                Some(Answer::Lost) => Located::Lost(None),
                 Some(Answer::Remote) => Located::Unreachable {
                     node: "east".to_owned(),
                 },

@@ -15,7 +15,7 @@ use tokenwire_core::dialect::{Dialect, Frame, FrameHead, Framing, Wrapping};
 use tokenwire_core::generation::{EndOfStream, Generation, Subscription};
 use tokenwire_core::model::account::AccountKind;
 use tokenwire_core::model::id::{GenerationId, Seq};
-use tokenwire_core::model::shown::{Form, Include};
+use tokenwire_core::model::include::{Form, Include};
 use tokenwire_core::model::snapshot::Api;
 use tokenwire_core::upstream::translate::BodyEnd;
 use tokenwire_testkit::{EngineOptions, Reader, TestEngine};

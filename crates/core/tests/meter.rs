@@ -8,13 +8,18 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use tokenwire_core::engine::{GenerationEnd, Meter, Metered, MeteredStart, StartRequest};
-use tokenwire_core::generation::Generation;
+use tokenwire_core::dialect::Dialect;
+use tokenwire_core::engine::{
+    Admission, GenerationEnd, Meter, Metered, MeteredStart, StartRequest,
+};
+use tokenwire_core::generation::{Generation, OutputMeter};
 use tokenwire_core::model::error::{ApiError, ErrorCode};
+use tokenwire_core::model::snapshot::Status;
 use tokenwire_core::upstream::translate::BodyEnd;
-use tokenwire_testkit::{EngineOptions, TestEngine, settle};
+use tokenwire_testkit::{Audit, EngineOptions, JsonLines, Reader, TestEngine, settle};
 
-const CHAT: &str = r#"{"stream":true,"n":2,"messages":[{"role":"user","content":"hi"}]}"#;
+const CHAT: &str =
+    r#"{"stream":true,"n":2,"max_tokens":7,"messages":[{"role":"user","content":"hi"}]}"#;
 
 #[derive(Debug, Default)]
 struct Counts {
@@ -34,22 +39,33 @@ struct Counting {
 struct One(Arc<Counts>);
 
 impl Meter for Counting {
-    fn admit(&self, start: &MeteredStart<'_>) -> Result<Box<dyn Metered>, ApiError> {
-        assert_eq!((start.choices, start.body > 0), (2, true));
+    fn needs_usage(&self) -> bool {
+        true
+    }
+
+    fn admit(&self, start: &MeteredStart<'_>) -> Admission {
+        assert_eq!((start.choices, start.body.is_empty()), (2, false));
+        assert_eq!(start.max_output, Some(7));
         if self.counts.admitted.load(Ordering::Relaxed) == self.most {
-            return Err(ApiError::new(ErrorCode::InvalidApiKey, "No more."));
+            let refused = ApiError::new(ErrorCode::InvalidApiKey, "No more.");
+            return Admission::Now(Err(refused));
         }
         self.counts.admitted.fetch_add(1, Ordering::Relaxed);
-        Ok(Box::new(One(self.counts.clone())))
+        let admitted = Arc::new(One(self.counts.clone()));
+        Admission::Later(Box::pin(async move { Ok(admitted as Arc<dyn Metered>) }))
     }
 }
 
+impl OutputMeter for One {}
+
 impl Metered for One {
-    fn started(&mut self, _generation: &Arc<Generation>) {
+    fn started(&self, _generation: &Arc<Generation>) {
         self.0.started.fetch_add(1, Ordering::Relaxed);
     }
 
-    fn ended(&mut self, _end: &GenerationEnd<'_>) {
+    fn ended(&self, end: &GenerationEnd<'_>) {
+        assert!(end.asked);
+        assert_eq!(end.token_usage(), None);
         self.0.ended.fetch_add(1, Ordering::Relaxed);
     }
 }
@@ -76,6 +92,7 @@ async fn meter_is_asked_once_and_told_once_and_not_of_a_repeated_key() {
     assert!(first.fresh && !repeated.fresh);
     assert_eq!(counts(&told), [1, 1, 0]);
     let call = test.upstream.call().await;
+    assert_eq!(call.body()["stream_options"]["include_usage"], true);
     call.token("x").finish("stop").done().end(BodyEnd::Clean);
     first.guard.generation().ended().await;
     settle().await;
@@ -90,4 +107,70 @@ async fn meter_is_asked_once_and_told_once_and_not_of_a_repeated_key() {
     assert!(refused.is(ErrorCode::InvalidApiKey), "{refused:?}");
     assert_eq!(counts(&told), [2, 2, 2]);
     assert_eq!(test.engine.registry().open(), 0);
+}
+
+/// Reserves ten tokens, and then no more.
+#[derive(Debug)]
+struct Tight;
+
+impl Meter for Tight {
+    fn admit(&self, _: &MeteredStart<'_>) -> Admission {
+        Admission::Now(Ok(Arc::new(Tight)))
+    }
+}
+
+impl OutputMeter for Tight {
+    fn reserved(&self) -> Option<u64> {
+        Some(10)
+    }
+
+    fn extend(&self, output: u64) -> Option<u64> {
+        assert!(output >= 10, "asked for more after {output} tokens");
+        None
+    }
+}
+
+impl Metered for Tight {
+    fn started(&self, _: &Arc<Generation>) {}
+
+    fn ended(&self, end: &GenerationEnd<'_>) {
+        assert_eq!(end.status, Status::Incomplete);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn answer_that_outgrows_its_reservation_ends_with_a_finish_chunk() {
+    let test = TestEngine::new(EngineOptions::default());
+    let started = test
+        .start_request(StartRequest {
+            meter: Some(Arc::new(Tight)),
+            ..TestEngine::request(CHAT)
+        })
+        .unwrap();
+    let generation = started.guard.generation().clone();
+    let call = test.upstream.call().await;
+    for _ in 0..500 {
+        call.token("word ");
+    }
+    generation.ended().await;
+    call.gone().await;
+    let object: serde_json::Value = serde_json::from_slice(&generation.response_json()).unwrap();
+    assert_eq!(object["status"], "incomplete");
+    assert_eq!(object["incomplete_details"]["reason"], "max_output_tokens");
+    let tokens = generation.estimated_tokens();
+    assert!((10..200).contains(&tokens), "{tokens}");
+    let framing = JsonLines {
+        done: true,
+        ..JsonLines::default()
+    };
+    let framing = Arc::new(framing);
+    let mut reader = Reader::framed(started.guard, 0, Dialect::Chat, framing);
+    reader.read_to_end().await.unwrap();
+    let lines = reader.lines();
+    let [.., finish, done] = &*lines else {
+        panic!("{lines:?}");
+    };
+    assert_eq!(finish.json()["choices"][0]["finish_reason"], "length");
+    assert_eq!(done.data, "[DONE]");
+    let _ = Audit::of(&generation);
 }

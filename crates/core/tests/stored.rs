@@ -28,8 +28,8 @@ use tokenwire_core::log::{
 use tokenwire_core::model::account::{Account, Relief as _};
 use tokenwire_core::model::error::ErrorCode;
 use tokenwire_core::model::id::{GenerationId, Owner, Seq};
+use tokenwire_core::model::include::Form;
 use tokenwire_core::model::record::RecordBatch;
-use tokenwire_core::model::shown::Form;
 use tokenwire_core::model::snapshot::{Api, Status};
 use tokenwire_core::upstream::Target;
 use tokenwire_core::upstream::translate::BodyEnd;

@@ -10,6 +10,7 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use tokenwire_core::engine::{Peer, PeerError, ReadControl, RemoteLog, RemotePart};
+use tokenwire_core::log::Formats;
 use tokenwire_core::model::id::{GenerationId, Owner, Seq, Tag};
 use tokio::io::{AsyncRead, AsyncWrite, BufReader, ReadHalf, WriteHalf, split};
 use tokio::net::{TcpStream, UnixStream};
@@ -78,6 +79,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 pub struct Client {
     name: Arc<str>,
     target: Arc<Target>,
+    formats: Formats,
     failed: Arc<AtomicBool>,
     refused: Arc<Mutex<Option<Refused>>>,
 }
@@ -107,9 +109,17 @@ impl Client {
         Self {
             name,
             target: Arc::new(target),
+            formats: Formats::CURRENT,
             failed: Arc::default(),
             refused: Arc::default(),
         }
+    }
+
+    /// Announces these formats in place of those of this program.
+    #[must_use]
+    pub fn formats(mut self, formats: Formats) -> Self {
+        self.formats = formats;
+        self
     }
 
     /// Returns whether a connection has failed since the last call: the process may have ended.
@@ -202,13 +212,13 @@ impl Client {
                 let secret = Secret::read(&address.secret)?;
                 let path = SocketPath::new(&address.socket)?;
                 let mut stream = UnixStream::connect(path.as_path()).await?;
-                connect(&mut stream, &secret).await?;
+                connect(&mut stream, &secret, self.formats).await?;
                 Ok((Box::new(stream), false))
             }
             Target::Node(node) => {
                 let mut stream = TcpStream::connect(&node.address).await?;
                 stream.set_nodelay(true)?;
-                let tag = connect(&mut stream, &node.secret).await?;
+                let tag = connect(&mut stream, &node.secret, self.formats).await?;
                 let is_other = tag.as_ref() != Some(&node.tag);
                 Ok((Box::new(stream), is_other))
             }
@@ -257,7 +267,7 @@ impl Peer for Client {
             }
             let unusable = |error: FrameError| PeerError::Unreachable(error.to_string().into());
             let (stored, object) = answer.into_log().map_err(unusable)?;
-            if stored.header.meta.id != *id {
+            if stored.header.meta.id != *id || stored.header.version > self.formats.read {
                 return Err(unusable(FrameError::Malformed));
             }
             let (parts, read) = mpsc::channel(PARTS);

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use rand::RngCore as _;
 use ring::hmac;
+use tokenwire_core::log::Formats;
 use tokenwire_core::model::id::Tag;
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -94,10 +95,30 @@ impl Secret {
 const CONNECTING: u8 = b'c';
 const ACCEPTING: u8 = b'a';
 
-fn nonce() -> [u8; NONCE] {
+/// Where a nonce announces formats, and how that begins. The bytes before are random.
+const ANNOUNCED: usize = NONCE - 8;
+const ANNOUNCES: [u8; 6] = *b"twform";
+
+/// Makes a nonce that announces these formats. A program that announces none has a random nonce of
+/// the same length, so each understands the other.
+fn nonce(formats: Formats) -> [u8; NONCE] {
     let mut nonce = [0; NONCE];
     rand::rng().fill_bytes(&mut nonce);
+    let (_, announced) = nonce.split_at_mut(ANNOUNCED);
+    announced[..6].copy_from_slice(&ANNOUNCES);
+    announced[6..].copy_from_slice(&[formats.read, formats.write]);
     nonce
+}
+
+/// Returns the formats that a nonce announces.
+fn announced(nonce: &[u8]) -> Formats {
+    match nonce.get(ANNOUNCED..NONCE) {
+        Some([mark @ .., read, write]) if *mark == ANNOUNCES => Formats {
+            read: *read,
+            write: *write,
+        },
+        _ => Formats::FIRST,
+    }
 }
 
 /// Splits a version off a frame's body.
@@ -110,13 +131,14 @@ fn versioned(body: &[u8]) -> Result<&[u8], FrameError> {
 }
 
 /// Proves the secret to a connection that was accepted, and has the other side prove it. With a tag
-/// the other side learns which process answers.
+/// the other side learns which process answers. Returns the formats that the other side announces.
 pub(crate) async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut S,
     secret: &Secret,
     tag: Option<&Tag>,
-) -> Result<(), FrameError> {
-    let mut ours = nonce().to_vec();
+    formats: Formats,
+) -> Result<Formats, FrameError> {
+    let mut ours = nonce(formats).to_vec();
     ours.extend_from_slice(tag.map_or(&[][..], |tag| tag.as_str().as_bytes()));
     let mut body = vec![VERSION];
     body.extend_from_slice(&ours);
@@ -132,7 +154,8 @@ pub(crate) async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
     match proven {
         Ok(theirs) => {
             let proof = secret.prove(ACCEPTING, theirs, &ours);
-            write_frame(stream, PROOF, proof.as_ref()).await
+            write_frame(stream, PROOF, proof.as_ref()).await?;
+            Ok(announced(theirs))
         }
         Err(error) => {
             if matches!(error, FrameError::Refused(_)) {
@@ -145,10 +168,11 @@ pub(crate) async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
 }
 
 /// Proves the secret to a connection that was made, and has the other side prove it. Returns the tag
-/// of the process that answers, if it names one.
+/// of the process that answers, if it names one. One whose formats are all newer is refused.
 pub(crate) async fn connect<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut S,
     secret: &Secret,
+    formats: Formats,
 ) -> Result<Option<Tag>, FrameError> {
     let mut body = Vec::new();
     if read_frame(stream, MOST, &mut body).await? != CHALLENGE {
@@ -163,7 +187,7 @@ pub(crate) async fn connect<S: AsyncRead + AsyncWrite + Unpin>(
             Some(tag.parse().map_err(|_| FrameError::Malformed)?)
         }
     };
-    let ours = nonce();
+    let ours = nonce(formats);
     let mut answer = vec![VERSION];
     answer.extend_from_slice(&ours);
     answer.extend_from_slice(secret.prove(CONNECTING, &theirs, &ours).as_ref());
@@ -173,6 +197,9 @@ pub(crate) async fn connect<S: AsyncRead + AsyncWrite + Unpin>(
         REFUSED => return Err(FrameError::Refused("it has another secret or version")),
         _ => return Err(FrameError::Malformed),
     }
+    if announced(&theirs).write > formats.read {
+        return Err(FrameError::Refused("it writes newer logs only"));
+    }
     Ok(tag)
 }
 
@@ -180,20 +207,22 @@ pub(crate) async fn connect<S: AsyncRead + AsyncWrite + Unpin>(
 mod tests {
     use super::*;
 
-    type Shaken = (Result<(), FrameError>, Result<Option<Tag>, FrameError>);
+    type Shaken = (Result<Formats, FrameError>, Result<Option<Tag>, FrameError>);
+
+    const FORMATS: Formats = Formats::CURRENT;
 
     async fn shake(ours: &[u8], theirs: &[u8], tag: Option<Tag>) -> Shaken {
         let (mut a, mut b) = tokio::io::duplex(1024);
         let (ours, theirs) = (Secret::new(ours), Secret::new(theirs));
-        let accepting = async move { accept(&mut a, &ours, tag.as_ref()).await };
-        let connecting = async move { connect(&mut b, &theirs).await };
+        let accepting = async move { accept(&mut a, &ours, tag.as_ref(), FORMATS).await };
+        let connecting = async move { connect(&mut b, &theirs, FORMATS).await };
         tokio::join!(accepting, connecting)
     }
 
     #[tokio::test]
     async fn both_sides_accept_the_same_secret() {
         let shaken = shake(b"same", b"same", None).await;
-        assert!(matches!(shaken, (Ok(()), Ok(None))));
+        assert!(matches!(shaken, (Ok(FORMATS), Ok(None))));
         let tag = Tag::random();
         let (accepted, connected) = shake(b"same", b"same", Some(tag.clone())).await;
         assert!(accepted.is_ok());
@@ -216,13 +245,41 @@ mod tests {
         assert!(matches!(refused, Err(FrameError::Refused(_))));
     }
 
+    #[test]
+    fn random_nonce_announces_the_first_formats() {
+        assert_eq!(announced(&[7; NONCE]), Formats::FIRST);
+        let formats = Formats { read: 3, write: 2 };
+        let (one, other) = (nonce(formats), nonce(formats));
+        assert_eq!(announced(&one), formats);
+        assert_ne!(one, other);
+        let with_tag = [&one[..], b"tag"].concat();
+        assert_eq!(announced(&with_tag), formats);
+    }
+
+    #[tokio::test]
+    async fn process_that_writes_newer_logs_only_is_refused() {
+        let (mut a, mut b) = tokio::io::duplex(1024);
+        let newer = Formats { read: 9, write: 9 };
+        let accepting = async move {
+            let secret = Secret::new(b"same");
+            accept(&mut a, &secret, None, newer).await
+        };
+        let connecting = async move {
+            let secret = Secret::new(b"same");
+            connect(&mut b, &secret, FORMATS).await
+        };
+        let (accepted, connected) = tokio::join!(accepting, connecting);
+        assert_eq!(accepted.unwrap(), FORMATS);
+        assert!(matches!(connected, Err(FrameError::Refused(_))));
+    }
+
     #[tokio::test]
     async fn another_version_is_refused() {
         let (mut a, mut b) = tokio::io::duplex(1024);
         let mut body = vec![VERSION + 1];
         body.extend_from_slice(&[0; NONCE]);
         write_frame(&mut a, CHALLENGE, &body).await.unwrap();
-        let connected = connect(&mut b, &Secret::new(b"secret")).await;
+        let connected = connect(&mut b, &Secret::new(b"secret"), FORMATS).await;
         assert!(matches!(connected, Err(FrameError::Refused(_))));
     }
 }

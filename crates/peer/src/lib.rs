@@ -17,6 +17,8 @@
 //!   that does not keep up holds back nothing but this connection.
 //! * Both sides know a secret, which the connection does not carry. On one machine it is a file that
 //!   only the owner can read. Nodes have it in their configuration.
+//! * Each side's nonce announces the versions of logs that it reads and writes, in bytes that older
+//!   programs take for random ones. Records are sent in the highest version that both have.
 //! * Over TCP the challenge carries the tag of the process that answers, which the proofs cover: a
 //!   process that took the place of another one is not asked in vain. What follows the proofs is
 //!   neither encrypted nor authenticated. The network between nodes has to be private.

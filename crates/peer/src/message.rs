@@ -161,9 +161,10 @@ impl Answer {
         }
     }
 
-    pub(crate) fn log(stored: &StoredLog, object: Option<&[u8]>) -> Self {
+    /// The answer with a log whose records are sent in the form of this version.
+    pub(crate) fn log(stored: &StoredLog, version: u8, object: Option<&[u8]>) -> Self {
         Self::Log {
-            header: ByteBuf::from(stored.header.encode()),
+            header: ByteBuf::from(stored.header.encode_as(version)),
             epoch_ends: stored.epoch_ends.iter().map(|end| end.0).collect(),
             end: stored.end.0,
             sealed: stored.sealed,

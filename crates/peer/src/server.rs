@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::{fmt, io};
 
 use tokenwire_core::engine::{ReadControl, ServedKey, ServedLog, SharedEngine};
-use tokenwire_core::log::LogReader;
+use tokenwire_core::log::{Formats, LogReader};
 use tokenwire_core::model::id::{GenerationId, Seq, Tag};
 use tokenwire_core::model::record::RecordBatch;
 use tokio::io::{AsyncRead, AsyncWrite, BufReader, ReadHalf, WriteHalf, split};
@@ -41,6 +41,7 @@ pub struct Server {
     listening: Listening,
     secret: Secret,
     engine: SharedEngine,
+    formats: Formats,
     connections: TaskTracker,
     strangers: Arc<Strangers>,
 }
@@ -111,9 +112,17 @@ impl Server {
             listening,
             secret,
             engine,
+            formats: Formats::CURRENT,
             connections: TaskTracker::new(),
             strangers: Arc::default(),
         }
+    }
+
+    /// Announces these formats in place of those of this program.
+    #[must_use]
+    pub fn formats(mut self, formats: Formats) -> Self {
+        self.formats = formats;
+        self
     }
 
     /// Returns the connections that are open. Wait for it after the generations have ended, so that
@@ -140,8 +149,9 @@ impl Server {
                 Listening::Unix { listener, .. } => match listener.accept().await {
                     Ok((stream, _)) => {
                         let (secret, engine) = (self.secret.clone(), self.engine.clone());
+                        let formats = self.formats;
                         self.connections.spawn(async move {
-                            if let Err(error) = answer(stream, &secret, &engine).await {
+                            if let Err(error) = answer(stream, &secret, &engine, formats).await {
                                 tracing::debug!(%error, "a connection of another process ended");
                             }
                             drop(permit);
@@ -156,6 +166,7 @@ impl Server {
                             secret: self.secret.clone(),
                             engine: self.engine.clone(),
                             tag: tag.clone(),
+                            formats: self.formats,
                             strangers: self.strangers.clone(),
                         };
                         self.connections.spawn(async move {
@@ -180,6 +191,7 @@ struct Answering {
     secret: Secret,
     engine: SharedEngine,
     tag: Tag,
+    formats: Formats,
     strangers: Arc<Strangers>,
 }
 
@@ -188,12 +200,12 @@ impl Answering {
         let _ = stream.set_nodelay(true);
         let mut stranger = self.strangers.enter();
         let asked = tokio::select! {
-            asked = receive(&mut stream, &self.secret, Some(&self.tag)) => asked,
+            asked = receive(&mut stream, &self.secret, Some(&self.tag), self.formats) => asked,
             () = stranger.evicted() => Err(FrameError::Timeout),
         };
         drop(stranger);
         let ended = match asked {
-            Ok(request) => respond(stream, request, &self.engine).await,
+            Ok((request, version)) => respond(stream, request, &self.engine, version).await,
             Err(error) => {
                 self.strangers.refuse(from, &error);
                 return;
@@ -205,7 +217,8 @@ impl Answering {
     }
 }
 
-/// Answers the one request of a connection.
+/// Answers the one request of a connection. Records are sent in the form that both sides' formats
+/// have.
 ///
 /// # Errors
 /// [`FrameError`]: the other side did not prove the secret, sent what cannot be read, or is lost.
@@ -213,25 +226,28 @@ pub async fn answer<S>(
     mut stream: S,
     secret: &Secret,
     engine: &SharedEngine,
+    formats: Formats,
 ) -> Result<(), FrameError>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
-    let request = receive(&mut stream, secret, None).await?;
-    respond(stream, request, engine).await
+    let (request, version) = receive(&mut stream, secret, None, formats).await?;
+    respond(stream, request, engine, version).await
 }
 
-/// Reads the request of a connection that proves the secret.
+/// Reads the request of a connection that proves the secret. Returns the version of logs for it.
 async fn receive<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut S,
     secret: &Secret,
     tag: Option<&Tag>,
-) -> Result<Request, FrameError> {
+    formats: Formats,
+) -> Result<(Request, u8), FrameError> {
     let asked = async {
-        accept(stream, secret, tag).await?;
+        let theirs = accept(stream, secret, tag, formats).await?;
         let mut body = Vec::new();
         let kind = read_frame(stream, REQUEST_BYTES, &mut body).await?;
-        Request::read(kind, &body)
+        let request = Request::read(kind, &body)?;
+        Ok((request, formats.shared_with(theirs.read)))
     };
     timeout(CONNECT, asked)
         .await
@@ -242,13 +258,14 @@ async fn respond<S>(
     mut stream: S,
     request: Request,
     engine: &SharedEngine,
+    version: u8,
 ) -> Result<(), FrameError>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
     let answer = match request {
         Request::Open { id, from } => match engine.serve(&id).await {
-            Ok(Some(served)) => return send_log(stream, served, Seq(from)).await,
+            Ok(Some(served)) => return send_log(stream, served, Seq(from), version).await,
             Ok(None) => Answer::Gone,
             Err(_) => Answer::Failed,
         },
@@ -281,13 +298,13 @@ impl From<ServedKey> for KeyAnswer {
 }
 
 /// Sends a log from this number on, until it ends.
-async fn send_log<S>(stream: S, served: ServedLog, from: Seq) -> Result<(), FrameError>
+async fn send_log<S>(stream: S, served: ServedLog, from: Seq, version: u8) -> Result<(), FrameError>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
     let (reading, mut writing) = split(stream);
     let object = served.object.as_deref();
-    let answer = Answer::log(&served.stored, object);
+    let answer = Answer::log(&served.stored, version, object);
     let written = timeout(LOST, answer.write(&mut writing)).await;
     written.map_err(|_| FrameError::Timeout)??;
     if served.object.is_some() {
@@ -295,7 +312,7 @@ where
     }
     let (control, wanted) = watch::channel(ReadControl::default());
     tokio::select! {
-        sent = send_records(&mut writing, &served, from) => sent,
+        sent = send_records(&mut writing, &served, from, version) => sent,
         listened = listen(reading, control) => listened,
         () = obey(&served, wanted) => Ok(()),
     }
@@ -305,6 +322,7 @@ async fn send_records<S>(
     writing: &mut WriteHalf<S>,
     served: &ServedLog,
     from: Seq,
+    version: u8,
 ) -> Result<(), FrameError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -319,7 +337,11 @@ where
                 Err(_) => write_frame(writing, HEARTBEAT, &[]).await.map(|()| false),
                 Ok(Err(_)) => Answer::Gone.write(writing).await.map(|()| true),
                 Ok(Ok(_)) if batch.is_empty() => Answer::Sealed.write(writing).await.map(|()| true),
-                Ok(Ok(_)) => write_records(writing, &batch).await.map(|()| false),
+                Ok(Ok(_)) => {
+                    let older = served.generation.in_version(version, &batch);
+                    let records = older.as_ref().unwrap_or(&batch);
+                    write_records(writing, records).await.map(|()| false)
+                }
             }
         };
         // A reader that takes nothing is lost, as one that says nothing.
@@ -386,10 +408,10 @@ mod tests {
             let engine = Engine::builder().build();
             let secret = Secret::new(b"secret");
             let (mut ours, theirs) = tokio::io::duplex(1024);
-            let answering = answer(theirs, &secret, &engine);
+            let answering = answer(theirs, &secret, &engine, Formats::CURRENT);
             let asking = async {
                 if proven {
-                    connect(&mut ours, &secret).await.unwrap();
+                    connect(&mut ours, &secret, Formats::CURRENT).await.unwrap();
                 }
                 let _ = ours.write_all(bytes).await;
                 let mut rest = Vec::new();

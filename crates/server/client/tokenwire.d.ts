@@ -7,6 +7,14 @@ export type Transport = "auto" | "ws" | "sse" | "eventsource";
  */
 export type StreamState = "connecting" | "queued" | "streaming" | "waiting" | "offline" | "done" | "failed" | "aborted" | "closed";
 
+/** What a ticket is for. */
+export interface WantedTicket {
+  /** `socket`: `{"may": ["read", "start", "cancel"]}`; `stream`: `{"stream": id, "may": ["read", "cancel"]}`; `start`: `{"may": ["start", "cancel"]}`. */
+  use: "socket" | "stream" | "start";
+  /** The stream, for `stream`. */
+  id: string | null;
+}
+
 /** Settings of a connection. */
 export interface ConnectionOptions {
   /** The gateway, such as `https://gateway.example.com`. Default: the origin of this module. */
@@ -16,8 +24,11 @@ export interface ConnectionOptions {
   /** Headers of every request made with fetch, such as `Authorization`. A function is called before each request. */
   headers?: HeadersInit | (() => HeadersInit | Promise<HeadersInit>);
   credentials?: RequestCredentials;
-  /** Returns a credential for a WebSocket or an EventSource, which cannot send headers. Called before each connection. */
-  getTicket?: () => string | Promise<string>;
+  /**
+   * Returns a ticket from your server, which gets it with `POST /v1/tickets`. Called before each connection, and before a ticket ends.
+   * Needed for a WebSocket or an EventSource, which cannot send headers; used for every request where there are no `headers`.
+   */
+  getTicket?: (wanted: WantedTicket) => string | Promise<string>;
   /** The WebSocket class, where there is no global one (Node 20: from `ws`). */
   WebSocket?: unknown;
   /** The EventSource class, where there is no global one. */
@@ -149,7 +160,7 @@ export class TokenwireSocket {
 
 /** A failure, with a message for users and a code for programs. */
 export class TokenwireError extends Error {
-  /** The gateway's or the upstream's error code, or this module's: `connection_lost`, `unreachable`, `closed`, … */
+  /** The gateway's or the upstream's error code, or this module's: `connection_lost`, `unreachable`, `stream_lost`, `closed`, … */
   readonly code: string | null;
   readonly status: number | null;
   readonly type: string | null;
@@ -166,6 +177,8 @@ export class TokenwireError extends Error {
 
 /** Parses `text/event-stream` from bytes that may be split anywhere. */
 export class SseParser {
+  /** The pause before a reconnect that the stream names, in milliseconds; null if it names none. */
+  readonly retry: number | null;
   push(bytes: Uint8Array): { event: string; data: string; id: string }[];
 }
 

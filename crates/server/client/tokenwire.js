@@ -27,8 +27,12 @@ const BLOCKED_FOR = 5 * 60_000;
 const ORPHAN_PATIENCE = 10_000;
 /** A jump of the clock by this much means that the machine slept, in milliseconds. */
 const SLEPT = 15_000;
+/** Tickets in a row that the gateway refuses, before a stream gives up. */
+const MOST_REFUSALS = 3;
 /** Pause between retries while the system reports that it is offline, in milliseconds. The gateway may be on this machine. */
 const OFFLINE_RETRY = 30_000;
+/** Time for which a connection without an event must be open to count as restored, in milliseconds. */
+const SETTLED = 300;
 
 /** A gateway that takes a log over from another process goes on at the next multiple of this number. */
 const EPOCH = 2 ** 24;
@@ -81,11 +85,16 @@ export class TokenwireError extends Error {
   }
 }
 
+const UNREADABLE = "The model server sent an answer that the gateway cannot read. Try again; if it comes back, tell the operator.";
+const NO_MODEL = "This model is not available here. Choose another model.";
 const EXPLANATIONS = new Map([
   ["connection_lost", "The connection was lost and could not be restored. Check your network, and that the gateway is running."],
   ["connection_queued", "The browser opens six HTTP/1.1 connections to a gateway, over all tabs, and all are in use. This answer waits for one. Close other tabs, or use the transport \"ws\"."],
+  ["come_back", "The gateway is busy or restarting. Try again in a moment."],
   ["unreachable", "The gateway cannot be reached. Check your network, and that the gateway is running."],
   ["not_found", "This answer is not kept any more, or it never existed."],
+  ["producer_lost", "The gateway was restarted in the middle of this answer. What had arrived is kept. Let the model continue it, or ask again."],
+  ["stream_lost", "The gateway has not kept this answer: it was restarted, or the answer was deleted. What had arrived is kept. Let the model continue it, or ask again."],
   ["upstream_unreachable", "The gateway is up, but the model server behind it cannot be reached. Try again, or ask its operator."],
   ["upstream_auth", "The model server refused the gateway's key. The gateway's operator has to correct it."],
   ["upstream_truncated", "The model server broke off in the middle of the answer. The part before it is shown; ask again for a complete one."],
@@ -98,7 +107,21 @@ const EXPLANATIONS = new Map([
   ["overloaded", "The gateway is busy. Try again in a moment."],
   ["shutting_down", "The gateway is restarting. Try again in a moment."],
   ["invalid_api_key", "The gateway requires a valid key."],
+  ["invalid_ticket", "The permission for this answer has ended. Reload the page."],
+  ["ticket_not_allowed", "This page may not do that. Reload the page, or ask its operator."],
   ["origin_forbidden", "The gateway does not accept requests from this page. Add its origin to server.allowed_origins."],
+  ["upstream_malformed", UNREADABLE],
+  ["upstream_invalid_utf8", UNREADABLE],
+  ["upstream_event_too_large", UNREADABLE],
+  ["upstream_error", "The model server failed. Its own message is below. Try again, or choose another model."],
+  ["upstream_busy", "The model server is busy. Wait a moment and try again."],
+  ["model_not_found", NO_MODEL],
+  ["model_not_allowed", NO_MODEL],
+  ["stream_too_large", "The answer is longer than the gateway keeps. Ask for less at once."],
+  ["body_too_large", "The question is larger than the gateway accepts. Send less."],
+  ["context_length_exceeded", "The conversation is longer than the model can read. Start a new one, or ask for less."],
+  ["store_unavailable", "The gateway cannot read or write its store. Try again in a moment, and tell its operator if it stays so."],
+  ["internal_error", "The gateway failed. Try again; if it comes back, tell its operator the request id."],
   ["previous_response_not_found", "The gateway has not kept the conversation. Start a new one."],
   ["cancelled", "The answer was stopped."],
   [429, "Too many requests. Wait a moment and try again."],
@@ -158,6 +181,10 @@ export class SseParser {
   #data = [];
   #event = "";
   #id = "";
+  #retry = null;
+
+  /** The pause before a reconnect that the stream names, in milliseconds; null if it names none. */
+  get retry() { return this.#retry; }
 
   /** Returns the messages that these bytes complete. */
   push(bytes) {
@@ -199,6 +226,7 @@ export class SseParser {
     if (field === "data") this.#data.push(value);
     else if (field === "event") this.#event = value;
     else if (field === "id" && !value.includes("\0")) this.#id = value;
+    else if (field === "retry" && /^\d+$/.test(value)) this.#retry = Number(value);
   }
 }
 
@@ -215,7 +243,7 @@ function randomId(length = 26) {
 }
 
 /** Formats of API keys and tokens, such as `sk-…`, `whsec_…` or a JWT. */
-const CREDENTIAL = /^(?:Bearer\s+)?(?:sk-[A-Za-z0-9_-]{8,}|whsec_[A-Za-z0-9+/=]{8,}|eyJ[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*)$/i;
+const CREDENTIAL = /^(?:Bearer\s+)?(?:sk-[A-Za-z0-9_-]{8,}|tkt_[A-Za-z0-9_.-]{8,}|whsec_[A-Za-z0-9+/=]{8,}|eyJ[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*)$/i;
 
 /** Returns whether a text is an API key or a token, which must not be used as a question or an idempotency key. */
 export function looksLikeCredential(text) {
@@ -238,12 +266,14 @@ function hold(baseUrl) {
  * Returns whether the browser queues a request that has no response yet. The connections of other tabs cannot be seen, but WebSockets
  * do not count to the limit: if one opens at once, the gateway answers and the request was not sent.
  */
-async function isQueued({ baseUrl, WebSocket, openTimeout }) {
+async function isQueued({ baseUrl, WebSocket, openTimeout, getTicket }) {
   if (!globalThis.document || usesHttp2(baseUrl)) return false;
   if ((held.get(baseUrl) ?? 0) >= HTTP1_CONNECTIONS) return true;
   if (!WebSocket) return false;
+  // A request for a ticket would be queued as well, and an upgrade without one that is answered shows as much.
+  const protocols = getTicket ? ["tokenwire.v1", "tokenwire-ticket.none"] : ["tokenwire.v1"];
   return new Promise((resolve) => {
-    const probe = new WebSocket(socketUrl(baseUrl), ["tokenwire.v1"]);
+    const probe = new WebSocket(socketUrl(baseUrl), protocols);
     const end = (opens) => { clearTimeout(timer); resolve(opens); probe.close(); };
     const timer = setTimeout(() => end(false), openTimeout);
     probe.onopen = () => end(true);
@@ -259,6 +289,28 @@ function usesHttp2(baseUrl) {
 
 function isOffline() {
   return globalThis.navigator?.onLine === false;
+}
+
+/**
+ * Returns a ticket of the page. `use` says what for: "socket" (a WebSocket), "stream" (the stream `id`) or "start" (one answer).
+ * An error of the page is final if it has `retryable: false`; any other may be one of the network.
+ */
+async function ticketFor(getTicket, use, id = null) {
+  let ticket;
+  try {
+    ticket = await getTicket({ use, id });
+  } catch (cause) {
+    if (cause instanceof TokenwireError) throw cause;
+    throw new TokenwireError(`No ticket could be had: ${cause?.message ?? cause}`, { code: "no_ticket", retryable: cause?.retryable !== false, cause });
+  }
+  if (typeof ticket !== "string" || !/^[A-Za-z0-9_.-]+$/.test(ticket)) {
+    throw new TokenwireError("getTicket returned no ticket.", { code: "no_ticket" });
+  }
+  return ticket;
+}
+
+function withTicket(path, ticket) {
+  return `${path}${path.includes("?") ? "&" : "?"}ticket=${ticket}`;
 }
 
 function quietly(timer) {
@@ -361,6 +413,10 @@ export class TokenStream {
   #probing = false;
   #avoidSocket = false;
   #asked = null;
+  /** The ticket of a start. It is sent again with the same start: another one would start another answer. */
+  #startTicket = null;
+  /** Credentials that were refused, without an event in between. */
+  #refusals = 0;
   #connection = null;
   /** Whether the current connection has its response. */
   #isAnswered = false;
@@ -505,6 +561,9 @@ export class TokenStream {
         error = caught;
       }
       if (this.#settled) return;
+      if (error.status === 404 && this.#applied > 0) {
+        throw new TokenwireError("The gateway does not have the rest of this stream.", { code: "stream_lost", status: 404, responseId: this.#id, cause: error });
+      }
       if (this.#applied > applied) attempt = 0;
       if (error.code === "backlog_full") {
         this.#setState("streaming");
@@ -512,6 +571,7 @@ export class TokenStream {
         this.#room = null;
         continue;
       }
+      this.#noteRefusal(error);
       const fallsBack = this.#fallsBack(via, error);
       if (!fallsBack && !(error instanceof TokenwireError && error.retryable)) throw error;
       attempt += 1;
@@ -528,8 +588,18 @@ export class TokenStream {
     }
   }
 
+  /** A ticket that has expired, such as during sleep, is replaced with the next attempt. */
+  #noteRefusal(error) {
+    if (!(error instanceof TokenwireError) || error.code !== "invalid_ticket" || !this.#options.getTicket) return;
+    this.#startTicket = null;
+    this.#refusals += 1;
+    error.retryable = this.#refusals < MOST_REFUSALS;
+  }
+
   #backoff(attempt, error) {
     const { retryBase, retryCap } = this.#options;
+    // An event stream that only names a pause. It may be short: a gateway that is replaced sends its readers to the next process.
+    if (error.code === "come_back") return Math.min(error.retryAfter, 60_000) * (1 + Math.random() / 10);
     const jittered = Math.random() * Math.min(retryCap, retryBase * 2 ** (attempt - 1));
     return Math.max(jittered, Math.min(error.retryAfter ?? 0, 60_000));
   }
@@ -580,7 +650,9 @@ export class TokenStream {
     const { transport } = this.#options;
     if (transport === "eventsource") {
       // EventSource does not report why it failed. One attempt with fetch does.
-      this.#probing = via === "eventsource" && error.code === "eventsource_closed";
+      // Where it was open before, its ticket may have ended: another one is tried first.
+      const mayHaveExpired = this.#options.getTicket && this.#isAnswered;
+      this.#probing = via === "eventsource" && error.code === "eventsource_closed" && !mayHaveExpired;
       return false;
     }
     if (transport !== "auto" || (this.#socket && !this.#ownsSocket)) return false;
@@ -655,7 +727,17 @@ export class TokenStream {
     return headers;
   }
 
-  async #fetch(path, { signal, method = "GET", headers = {}, body, keepalive }) {
+  /** Adds a ticket to a path, where there are no headers for a credential. */
+  async #withTicket(path) {
+    const { getTicket, headers } = this.#options;
+    if (!getTicket || headers) return path;
+    if (this.#id !== null) return withTicket(path, this.#startTicket ?? await ticketFor(getTicket, "stream", this.#id));
+    this.#startTicket ??= await ticketFor(getTicket, "start");
+    return withTicket(path, this.#startTicket);
+  }
+
+  async #fetch(bare, { signal, method = "GET", headers = {}, body, keepalive }) {
+    const path = await this.#withTicket(bare);
     try {
       return await this.#options.fetch(`${this.#options.baseUrl}${path}`, {
         method, body, keepalive, signal,
@@ -694,7 +776,8 @@ export class TokenStream {
     if (response.status === 204) return this.#catchUp(signal);
     if (!response.ok) throw await ofAnswer(response);
     if (this.#settled) return;
-    this.#setState("streaming");
+    const applied = this.#applied;
+    const undoOpen = this.#openSoon();
     const parser = new SseParser();
     const reader = response.body.getReader();
     const release = hold(this.#options.baseUrl);
@@ -703,7 +786,7 @@ export class TokenStream {
       for (;;) {
         const { done, value } = await reader.read().catch((error) => { throw signal.aborted ? signal.reason : lost("The connection broke.", { cause: error }); });
         if (signal.aborted) throw signal.reason;
-        if (done) throw lost("The connection ended before the answer did.");
+        if (done) throw lost("The connection ended before the answer did.", this.#applied > applied || parser.retry === null ? {} : { code: "come_back", retryAfter: parser.retry });
         this.#heard = now();
         for (const message of parser.push(value)) {
           if (message.data !== "[DONE]") this.#receive(this.#parse(message.data));
@@ -712,9 +795,19 @@ export class TokenStream {
       }
     } finally {
       undo();
+      undoOpen();
       release();
       reader.cancel().catch(() => {});
     }
+  }
+
+  /**
+   * Sets the state to streaming if the connection stays open: a busy gateway answers, names a pause and closes. Returns a function
+   * that calls it off. An event sets the state as well.
+   */
+  #openSoon() {
+    const timer = quietly(setTimeout(() => { if (!this.#settled && this.#state !== "streaming") this.#setState("streaming"); }, SETTLED));
+    return () => clearTimeout(timer);
   }
 
   #parse(data) {
@@ -746,9 +839,9 @@ export class TokenStream {
     return `/v1/streams?${query}`;
   }
 
-  /** A plain question fits into a GET. Other requests are posted, and read under the id that is returned. */
+  /** A plain question fits into a GET. Other requests, and those with headers, are posted, and read under the id that is returned. */
   async #eventSourcePath(signal) {
-    const isBare = this.#request && typeof this.#request.input === "string" && Object.keys(this.#request).every((name) => ["input", "model"].includes(name));
+    const isBare = this.#request && !this.#options.headers && typeof this.#request.input === "string" && Object.keys(this.#request).every((name) => ["input", "model"].includes(name));
     if (this.#id === null && isBare && this.#route !== "streams") {
       this.#route = "query";
       return this.#queryPath();
@@ -775,18 +868,27 @@ export class TokenStream {
     if (!EventSource) throw new TokenwireError("There is no EventSource here. Use the transport \"sse\".", { code: "no_eventsource" });
     let path = await this.#eventSourcePath(signal);
     if (this.#settled && !this.#orphan) return;
-    if (this.#options.getTicket) path += `${path.includes("?") ? "&" : "?"}ticket=${encodeURIComponent(await this.#options.getTicket())}`;
+    const { getTicket } = this.#options;
+    if (getTicket && this.#id !== null) {
+      path = withTicket(path, this.#startTicket ?? await ticketFor(getTicket, "stream", this.#id));
+    } else if (getTicket) {
+      this.#startTicket ??= await ticketFor(getTicket, "start");
+      path = withTicket(path, this.#startTicket);
+    }
+    if (signal.aborted) throw signal.reason;
     await new Promise((resolve, reject) => {
       const source = new EventSource(`${this.#options.baseUrl}${path}`, { withCredentials: this.#options.credentials === "include" });
       let release = () => {};
-      const end = (act, value) => { undo(); release(); release = () => {}; source.close(); act(value); };
+      let undoOpen = () => {};
+      const end = (act, value) => { undo(); undoOpen(); release(); release = () => {}; source.close(); act(value); };
       const undo = follow(signal, () => end(reject, signal.reason));
       source.onopen = () => {
         this.#heard = now();
         this.#isAnswered = true;
         release();
         release = hold(this.#options.baseUrl);
-        if (!this.#settled) this.#setState("streaming");
+        undoOpen();
+        undoOpen = this.#openSoon();
       };
       source.onmessage = ({ data }) => {
         this.#heard = now();
@@ -799,6 +901,7 @@ export class TokenStream {
         if (this.#settled && !this.#orphan) end(resolve);
       };
       source.onerror = () => {
+        undoOpen();
         if (source.readyState === 2) {
           end(reject, lost("The browser gave up on the event stream.", { code: "eventsource_closed" }));
         } else if (!this.#settled) {
@@ -900,6 +1003,7 @@ export class TokenStream {
     }
     this.#last = number;
     this.#applied += 1;
+    this.#refusals = 0;
     if (this.#applied === 1 && this.#via === "sse" && this.#avoidSocket) blocked.set(this.#options.baseUrl, Date.now() + BLOCKED_FOR);
     if (this.#state !== "streaming") this.#setState("streaming");
     if (isReset) {
@@ -1073,7 +1177,7 @@ export class TokenwireSocket {
         throw new TokenwireError("There is no WebSocket here: pass one as the option `WebSocket`, or use the transport \"sse\".", { code: "websocket_unavailable" });
       }
       const protocols = ["tokenwire.v1"];
-      if (getTicket) protocols.push(`tokenwire-ticket.${await getTicket()}`);
+      if (getTicket) protocols.push(`tokenwire-ticket.${await ticketFor(getTicket, "socket")}`);
       webSocket = new WebSocket(socketUrl(baseUrl), protocols);
       this.#webSocket = webSocket;
       await new Promise((resolve, reject) => {
@@ -1108,7 +1212,7 @@ export class TokenwireSocket {
       return new TokenwireError(`The gateway closed the WebSocket because ${FINAL_CLOSE.get(code)} (${code}${said}).`, { code: "websocket_closed", status: code });
     }
     if (code === CREDENTIAL_REFUSED) {
-      return new TokenwireError(`The gateway requires a new credential${said}.`, { code: "invalid_api_key", status: 401, retryable: Boolean(this.#options.getTicket) });
+      return new TokenwireError(`The gateway requires a new credential${said}.`, { code: this.#options.getTicket ? "invalid_ticket" : "invalid_api_key", status: 401, retryable: Boolean(this.#options.getTicket) });
     }
     return lost(`The WebSocket was closed (${code}${said}).`, { status: code });
   }
@@ -1121,9 +1225,25 @@ export class TokenwireSocket {
     } catch {
       return this._drop(lost("A message is not JSON.", { code: "malformed_event" }));
     }
+    if (message.type === "tokenwire:auth_expiring") {
+      this.#renew();
+      return undefined;
+    }
     const lane = this.#lanes.get(message.stream_id) ?? this.#named.get(message.response_id);
     lane?.take(message);
     return undefined;
+  }
+
+  /** Prolongs the socket before its ticket ends. Where that fails the gateway closes it, and it is opened again. */
+  async #renew() {
+    const [webSocket, { getTicket }] = [this.#webSocket, this.#options];
+    if (!getTicket) return;
+    try {
+      const ticket = await ticketFor(getTicket, "socket");
+      if (this.#webSocket === webSocket) this._send({ type: "tokenwire:auth", ticket });
+    } catch {
+      // The close tells of it.
+    }
   }
 
   /** Detects a dead socket. Browsers cannot send protocol pings and do not show received ones. */

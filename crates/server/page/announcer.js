@@ -2,11 +2,14 @@
 
 /** Pause between announcements, so that none cuts off the one before, in milliseconds. */
 const PAUSE = 1500;
-const SENTENCE = /[^.!?。！？\n]*(?:[.!?]+(?=\s|$)|[。！？]+|\n)/gu;
+/** The end of a sentence. A full stop at the end of a growing text is none yet: "3." becomes "3.14". */
+const END = /[.!?]+(?=\s)|[。！？]+|\n/gu;
 
 export class Announcer {
   #region;
   #said = 0;
+  /** Up to where the text was searched for ends of sentences, so that a long text without any takes linear time. */
+  #searched = 0;
   #pending = "";
   #timer = null;
 
@@ -22,20 +25,22 @@ export class Announcer {
 
   /** Starts a new answer. */
   begin() {
-    this.#said = 0;
+    this.#said = this.#searched = 0;
   }
 
   /** Announces the new sentences of a growing text, and the rest when it is done. */
   follow(text, { done = false } = {}) {
-    if (this.#said > text.length) this.#said = 0;
-    const rest = text.slice(this.#said);
-    let length = 0;
-    for (const match of rest.matchAll(SENTENCE)) length = match.index + match[0].length;
-    // The last sentence may continue: "3." becomes "3.14".
-    if (done) length = rest.length;
-    else if (length === rest.length) length = Math.max(0, rest.slice(0, -1).search(/[.!?\n][^.!?\n]*$/u) + 1);
-    const whole = plain(rest.slice(0, length));
-    this.#said += length;
+    // An answer that is read again from its beginning is not announced again.
+    if (text.length < this.#searched && !done) return;
+    let end = done ? text.length : this.#said;
+    if (!done) {
+      // The character before may be a full stop that ends a sentence now.
+      END.lastIndex = Math.max(this.#said, this.#searched - 1);
+      for (let match = END.exec(text); match; match = END.exec(text)) end = END.lastIndex;
+    }
+    this.#searched = text.length;
+    const whole = plain(text.slice(this.#said, end));
+    this.#said = end;
     if (whole) this.say(whole);
   }
 

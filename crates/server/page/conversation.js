@@ -1,11 +1,23 @@
 /** The turns of a conversation, and the stream that is being read. */
 import { attach, looksLikeCredential, stream } from "/tokenwire.js";
+import { findByAnswer, save } from "./conversation_store.js";
 import { access } from "./key.js";
 import { recall } from "./past.js";
 import { Turn } from "./turn.js";
+import { t } from "./words.js";
 
 /** Codes that mean that the gateway cannot continue from the previous answer. */
 const FORGOTTEN = ["previous_response_not_found", "previous_response_unusable"];
+/** Codes of connections that could not be restored. The answer may still run. */
+const UNREACHED = ["connection_lost", "come_back", "unreachable", "stalled", "websocket_unavailable"];
+/** Pause between two times that a growing answer is stored, in milliseconds. */
+const STORED_EVERY = 2000;
+/** A question whose answer never began. */
+const UNANSWERED = { code: null, message: "The page was closed before the gateway answered.", explanation: "The page was closed before the gateway answered. Ask again." };
+/** The question of "Continue". */
+const CONTINUE = t("Continue exactly where you stopped.");
+/** Pause before a reconnect is shown, in milliseconds. A gateway that is replaced sends its readers away for at most two seconds. */
+const UNNOTICED = 2500;
 
 export class Conversation extends EventTarget {
   #list;
@@ -14,6 +26,8 @@ export class Conversation extends EventTarget {
   #stream = null;
   /** Changes when the conversation is replaced, so that late events of the old one are not shown. */
   #generation = 0;
+  /** What the browser has stored of this conversation; replaced together with the conversation. */
+  #kept = { record: null, isDeleted: false, saving: Promise.resolve(), at: 0 };
 
   /** `settings` returns the model and the transport to use. */
   constructor(list, settings) {
@@ -25,6 +39,8 @@ export class Conversation extends EventTarget {
   get stream() { return this.#stream; }
   get isRunning() { return this.#stream !== null; }
   get isEmpty() { return this.#turns.length === 0; }
+  /** The id under which the browser keeps it; null before it is stored. */
+  get keptAs() { return this.#kept.record?.id ?? null; }
 
   #tell(type, detail = null) {
     this.dispatchEvent(new CustomEvent(type, { detail }));
@@ -41,9 +57,8 @@ export class Conversation extends EventTarget {
   /** Asks a question. Returns false, and sends nothing, if it is an API key: the model and its logs must not get it. */
   ask(question) {
     if (this.isRunning || looksLikeCredential(question)) return false;
-    const before = this.#turns.at(-1) ?? null;
-    const turn = this.#add(question);
-    this.#start(turn, before);
+    this.#start(this.#add(question));
+    this.#keep();
     return true;
   }
 
@@ -51,88 +66,163 @@ export class Conversation extends EventTarget {
   #again(turn) {
     if (this.isRunning || turn !== this.#turns.at(-1)) return;
     turn.restart();
-    this.#start(turn, this.#turns.at(-2) ?? null);
+    this.#start(turn);
+    this.#keep();
   }
 
-  #start(turn, before) {
+  #start(turn) {
     const { model, transport } = this.#settings();
-    const question = { input: turn.question };
-    if (before !== null) Object.assign(question, this.#context(turn, before));
     let answer;
     try {
-      answer = stream({ ...access(transport), ...(model ? { model } : {}), ...question });
+      answer = stream({ ...access(transport), ...(model ? { model } : {}), ...this.#request(turn) });
     } catch (error) {
-      turn.fail(error, null);
+      turn.fail(error, []);
       return;
     }
-    this.#read(turn, answer, { asked: true, before });
+    this.#read(turn, answer, { asked: true });
   }
 
-  /** Refers to the previous answer if the gateway has it complete; otherwise sends the conversation again. */
-  #context(turn, before) {
-    const whole = before.id !== null && ["completed", "incomplete"].includes(before.status);
-    if (whole) return { previous_response_id: before.id };
-    const said = this.#turns.slice(0, this.#turns.indexOf(turn)).flatMap(({ question, text }) => [
-      { role: "user", content: question },
+  /**
+   * Refers to the last complete answer that the gateway has, and sends what was said after it, such as a part of a failed answer.
+   * An answer with tool calls is sent as text: a model would wait for results, and this page runs no tools.
+   */
+  #request(turn) {
+    const before = this.#turns.slice(0, this.#turns.indexOf(turn));
+    const known = before.findLastIndex(({ id, status, calls }) => id !== null && calls.isEmpty && ["completed", "incomplete"].includes(status));
+    const said = before.slice(known + 1).flatMap(({ question, text }) => [
+      ...(question ? [{ role: "user", content: question }] : []),
       ...(text ? [{ role: "assistant", content: text }] : []),
     ]);
-    return { input: [...said, { role: "user", content: turn.question }] };
+    return {
+      ...(known < 0 ? {} : { previous_response_id: before[known].id }),
+      input: said.length === 0 ? turn.question : [...said, { role: "user", content: turn.question }],
+    };
   }
 
-  #read(turn, answer, { asked, before = null }) {
+  #read(turn, answer, { asked, again = false }) {
     const generation = this.#generation;
     const isCurrent = () => generation === this.#generation;
     this.#stream = answer;
     turn.node.querySelector(".answer").setAttribute("aria-busy", "true");
-    this.#tell("begin", { stream: answer, asked });
-    answer.started.then((id) => { if (isCurrent()) this.#tell("named", id); }, () => {});
-    answer.on("event", () => { if (isCurrent()) turn.show(answer.text, answer.reasoning); });
+    this.#tell("begin", { stream: answer, asked, again });
+    answer.started.then((id) => {
+      if (!isCurrent()) return;
+      turn.answer = id;
+      this.#tell("named", id);
+      this.#keep();
+    }, () => {});
+    answer.on("event", (event) => {
+      if (!isCurrent()) return;
+      turn.calls.take(event);
+      turn.show(answer.text, answer.reasoning);
+      if (performance.now() - this.#kept.at > STORED_EVERY) this.#keep();
+    });
+    let wait = null;
+    const endWait = () => {
+      clearTimeout(wait);
+      wait = null;
+    };
+    const showWait = () => {
+      if (!isCurrent() || isEnded(answer)) return;
+      turn.note(t("The connection was lost. Reconnecting …"));
+      this.#tell("status", "waiting");
+    };
     answer.on("status", ({ state }) => {
       if (!isCurrent()) return;
-      if (state === "waiting") turn.note("The connection was lost. Reconnecting …");
-      else if (state === "queued") turn.note("The browser has no free connection to the gateway. Close another tab, or choose the transport WebSocket.");
-      else if (state === "offline") turn.note("You are offline. The answer continues when you are online again.");
+      if (state === "waiting") {
+        wait ??= setTimeout(showWait, UNNOTICED);
+        return;
+      }
+      // A further attempt. The wait goes on until one succeeds.
+      if (state === "connecting") return;
+      endWait();
+      if (state === "queued") turn.note(t("The browser has no free connection to the gateway. Close another tab, or choose the transport WebSocket."));
+      else if (state === "offline") turn.note(t("You are offline. The answer continues when you are online again."));
       else if (state === "streaming") turn.note(null);
       this.#tell("status", state);
     });
     answer.response.then(
       (response) => {
         if (!isCurrent()) return;
-        turn.show(answer.text, answer.reasoning);
+        turn.show(answer.text, answer.reasoning, { complete: true });
         turn.end(response.status, answer.id, remarkOn(response));
         this.#over(turn, response.status);
       },
       (error) => {
         if (!isCurrent()) return;
-        if (before?.id && FORGOTTEN.includes(error.code)) {
+        const refers = this.#turns.some((other) => other !== turn && other.id !== null);
+        if (asked && refers && FORGOTTEN.includes(error.code)) {
           // The gateway has lost the previous answer, by a restart for example. The conversation is sent again.
-          before.id = null;
-          this.#start(turn, before);
+          for (const other of this.#turns) other.id = null;
+          this.#start(turn);
           return;
         }
         turn.show(answer.text, answer.reasoning);
-        turn.fail(error, this.#wayOn(turn, answer, error));
+        turn.fail(error, this.#waysOn(turn, answer, error));
         this.#over(turn, "failed", error);
       },
     );
   }
 
-  /** Returns the action of "Try again": resume an answer that may still run, or repeat the question. */
-  #wayOn(turn, answer, error) {
-    const isLost = ["connection_lost", "unreachable", "stalled", "websocket_unavailable"].includes(error.code);
-    if (isLost && answer.id !== null) {
-      return () => {
-        turn.restart();
-        this.#read(turn, attach(answer.id, access(this.#settings().transport)), { asked: false });
-      };
-    }
-    return turn.question === "" ? null : () => this.#again(turn);
+  /** Returns what can be done after a failure: read on an answer that may still run, have it continued, or repeat the question. */
+  #waysOn(turn, answer, error) {
+    if (UNREACHED.includes(error.code) && answer.id !== null) return [{ label: t("Reconnect"), act: () => this.#resume(turn, answer.id) }];
+    const ways = [];
+    if (turn.text !== "") ways.push({ label: t("Continue"), act: () => this.#continue(turn) });
+    if (turn.question !== "") ways.push({ label: t("Try again"), act: () => this.#again(turn) });
+    return ways;
+  }
+
+  #resume(turn, id) {
+    if (this.isRunning || turn !== this.#turns.at(-1)) return;
+    turn.resume();
+    this.#read(turn, attach(id, access(this.#settings().transport)), { asked: false, again: true });
+  }
+
+  /** Asks for the rest of a failed answer. The part of it that was received goes with the question. */
+  #continue(turn) {
+    if (turn === this.#turns.at(-1)) this.ask(CONTINUE);
   }
 
   #over(turn, status, error = null) {
     this.#stream = null;
     turn.node.querySelector(".answer").setAttribute("aria-busy", "false");
+    this.#keep();
     this.#tell("end", { status, text: turn.text, error });
+  }
+
+  /** Stores the conversation in the browser. One that allows no storage shows it all the same. */
+  #keep() {
+    const kept = this.#kept;
+    const turns = this.#turns.map(({ question, answer, status, text, reasoning, remark, failure, calls }) => (
+      { question, answer, status, text, reasoning, remark, failure, calls: calls.saved }));
+    kept.at = performance.now();
+    kept.saving = kept.saving.then(async () => { if (!kept.isDeleted) kept.record = await save(kept.record, turns); }).catch(() => {});
+  }
+
+  /** Shows a conversation that the browser has kept, and reads its last answer on if it may still run. */
+  show(record) {
+    this.clear();
+    this.#kept.record = record;
+    for (const { question, answer, status, text, reasoning, remark, failure, calls = [] } of record.turns) {
+      const turn = this.#add(question);
+      turn.show(text, reasoning);
+      turn.calls.restore(calls);
+      turn.answer = answer;
+      if (failure !== null) turn.fail(failure, this.#waysOn(turn, { id: answer }, failure));
+      else if (status !== "running") turn.end(status, answer, remark);
+    }
+    const last = this.#turns.at(-1);
+    if (last?.answer) this.#tell("named", last.answer);
+    this.#tell("shown", last?.answer ?? null);
+    if (last?.status !== "running") return;
+    if (last.answer !== null) this.#resume(last, last.answer);
+    else last.fail(UNANSWERED, this.#waysOn(last, { id: null }, UNANSWERED));
+  }
+
+  /** Stops storing this conversation, which the user deleted. */
+  forget() {
+    this.#kept.isDeleted = true;
   }
 
   /** Stops the answer at its upstream. The part received so far stays. */
@@ -145,7 +235,7 @@ export class Conversation extends EventTarget {
       this.#generation += 1;
       const turn = this.#turns.at(-1);
       answer.cancel().catch(() => {});
-      turn.end("cancelled", null, "Stopped before it started.");
+      turn.end("cancelled", null, t("Stopped before it started."));
       this.#over(turn, "cancelled");
       return;
     }
@@ -156,13 +246,19 @@ export class Conversation extends EventTarget {
   async open(id) {
     this.clear();
     const generation = this.#generation;
+    const record = await findByAnswer(id).catch(() => null);
+    if (generation !== this.#generation) return;
+    if (record?.turns.at(-1).answer === id) {
+      this.show(record);
+      return;
+    }
     let past;
     try {
       past = await recall(id);
     } catch (error) {
       if (generation !== this.#generation) return;
       const turn = this.#add("");
-      turn.fail(error, error.retryable ? () => this.open(id) : null);
+      turn.fail(error, error.retryable ? [{ label: t("Try again"), act: () => this.open(id) }] : []);
       this.#tell("end", { status: "failed", text: "", error });
       return;
     }
@@ -183,15 +279,20 @@ export class Conversation extends EventTarget {
     this.#stream?.close();
     this.#stream = null;
     this.#turns = [];
+    this.#kept = { record: null, isDeleted: false, saving: Promise.resolve(), at: 0 };
     this.#list.replaceChildren();
     this.#tell("change");
   }
 }
 
+function isEnded(answer) {
+  return ["done", "failed", "aborted", "closed"].includes(answer.state);
+}
+
 function remarkOn(response) {
-  if (response.status === "cancelled") return "Stopped.";
+  if (response.status === "cancelled") return t("Stopped.");
   const reason = response.incomplete_details?.reason;
-  if (reason === "max_output_tokens") return "The answer reached its limit of tokens.";
-  if (reason === "content_filter") return "The model's content filter ended the answer.";
-  return response.status === "incomplete" ? "The answer is not complete." : null;
+  if (reason === "max_output_tokens") return t("The answer reached its limit of tokens.");
+  if (reason === "content_filter") return t("The model's content filter ended the answer.");
+  return response.status === "incomplete" ? t("The answer is not complete.") : null;
 }

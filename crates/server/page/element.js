@@ -1,4 +1,5 @@
 /** Builds DOM nodes. Text never becomes markup. */
+import { t } from "./words.js";
 
 /** Returns an element with properties, attributes (`aria-…`, `data-…`, …) and children (nodes, strings or null). */
 export function element(name, settings = {}, ...children) {
@@ -27,7 +28,7 @@ export async function copy(text) {
 export function copyButton(label, text) {
   const button = element("button", { type: "button", className: "quiet", textContent: label });
   button.addEventListener("click", async () => {
-    button.textContent = (await copy(text())) ? "Copied" : "Not allowed to copy";
+    button.textContent = (await copy(text())) ? t("Copied") : t("Not allowed to copy");
     button.dispatchEvent(new CustomEvent("say", { bubbles: true, detail: button.textContent }));
     setTimeout(() => { button.textContent = label; }, 2000);
   });

@@ -5,6 +5,7 @@
  */
 import { copyButton, element } from "./element.js";
 import { inline } from "./inline.js";
+import { t } from "./words.js";
 
 const MAX_DEPTH = 8;
 const FENCE = /^ {0,3}(`{3,}|~{3,})[ \t]*([^\n`]*)$/;
@@ -202,7 +203,8 @@ function cells(line) {
 
 /** Renders one block as a node. */
 function draw(block, { open, depth }) {
-  const text = (value) => inline(value, { open });
+  // A mark at the end of a growing text may begin or end emphasis. It is not shown, since it would vanish again.
+  const text = (value) => inline(open ? value.replace(/[*_~`]+$/, "") : value, { open });
   switch (block.kind) {
     case "code":
       return drawCode(block);
@@ -233,7 +235,7 @@ function inside(text, { open, depth }) {
 
 function drawItem(text, loose, { open, depth }) {
   const task = /^\[([ xX])\][ \t]+/.exec(text);
-  const box = task ? element("input", { type: "checkbox", disabled: true, checked: task[1] !== " ", "aria-label": task[1] === " " ? "not done" : "done" }) : null;
+  const box = task ? element("input", { type: "checkbox", disabled: true, checked: task[1] !== " ", "aria-label": task[1] === " " ? t("not done") : t("done") }) : null;
   const nodes = inside(task ? text.slice(task[0].length) : text, { open, depth });
   // Items of a tight list are lines, not paragraphs.
   const flat = loose ? nodes : nodes.flatMap((node) => (node.nodeName === "P" ? [...node.childNodes] : [node]));
@@ -242,7 +244,7 @@ function drawItem(text, loose, { open, depth }) {
 
 function drawTable({ head, align, rows }, text) {
   const cell = (name, value, at, more = {}) => element(name, { className: align[at] ? `to-${align[at]}` : undefined, ...more }, ...text(value));
-  return element("div", { className: "table", tabIndex: 0, role: "region", "aria-label": "Table" },
+  return element("div", { className: "table", tabIndex: 0, role: "region", "aria-label": t("Table") },
     element("table", {},
       element("thead", {}, element("tr", {}, ...head.map((value, at) => cell("th", value, at, { scope: "col" })))),
       element("tbody", {}, ...rows.map((row) => element("tr", {}, ...head.map((_, at) => cell("td", row[at] ?? "", at))))),
@@ -252,7 +254,7 @@ function drawTable({ head, align, rows }, text) {
 function drawCode({ language, text }) {
   const code = element("code", {}, document.createTextNode(text));
   return element("div", { className: "code" },
-    element("div", { className: "code-head" }, element("span", { textContent: language || "text" }), copyButton("Copy", () => code.textContent)),
-    element("pre", { tabIndex: 0, role: "region", "aria-label": language ? `Code, ${language}` : "Code" }, code),
+    element("div", { className: "code-head" }, element("span", { textContent: language || t("text") }), copyButton(t("Copy"), () => code.textContent)),
+    element("pre", { tabIndex: 0, role: "region", "aria-label": language ? t("Code, {language}", { language }) : t("Code") }, code),
   );
 }

@@ -1,17 +1,24 @@
 /** The panel that shows the state of the connection. */
+import { t } from "./words.js";
 
 const SPAN = 15_000;
 const BIN = 250;
 const BINS = SPAN / BIN;
+/** A gateway that goes on with the stream of another process numbers from the next multiple of this on. */
+const EPOCH = 2 ** 24;
+/** Numbers that the last event may skip. */
+const SKIPS = 2;
 const NAMES = { ws: "WebSocket", sse: "fetch", eventsource: "EventSource" };
 const STATES = {
-  connecting: "Connecting", queued: "Queued", streaming: "Streaming", waiting: "Reconnecting", offline: "Offline", done: "Complete", failed: "Failed",
-  aborted: "Stopped", closed: "Closed", idle: "Idle",
+  connecting: t("Connecting"), queued: t("Queued"), streaming: t("Streaming"), waiting: t("Reconnecting"), offline: t("Offline"), done: t("Complete"),
+  failed: t("Failed"), aborted: t("Stopped"), closed: t("Closed"), idle: t("Idle"),
 };
 
 export class Meter {
   #parts;
   #stream = null;
+  /** The id of an answer that is shown and not read. */
+  #id = null;
   #undo = [];
   #frame = null;
   #asked = 0;
@@ -20,7 +27,8 @@ export class Meter {
   #lastToken = null;
   #tokens = 0;
   #events = 0;
-  #firstEvent = null;
+  #lastEvent = null;
+  #missing = 0;
   #wasReset = false;
   #marks = [];
 
@@ -46,7 +54,8 @@ export class Meter {
     on("reasoning", token);
     on("event", (event) => {
       this.#events += 1;
-      this.#firstEvent ??= event.sequence_number;
+      this.#missing += missing(this.#lastEvent, event);
+      this.#lastEvent = event.sequence_number;
       this.#wasReset ||= event.type === "tokenwire:reset";
       this.#schedule();
     });
@@ -57,12 +66,14 @@ export class Meter {
     this.#schedule();
   }
 
-  clear() {
+  /** Shows no stream. `id` names the answer on the page, if it is complete. */
+  clear(id = null) {
+    this.#id = id;
     for (const undo of this.#undo) undo();
     this.#undo = [];
     this.#stream = null;
-    this.#firstToken = this.#lastToken = this.#firstEvent = null;
-    this.#tokens = this.#events = 0;
+    this.#firstToken = this.#lastToken = this.#lastEvent = null;
+    this.#tokens = this.#events = this.#missing = 0;
     this.#wasReset = false;
     this.#marks = [];
     this.#schedule();
@@ -93,9 +104,9 @@ export class Meter {
     show(rate, this.#rate());
     show(reconnects, String(stream?.reconnects ?? 0));
     show(events, this.#count());
-    show(id, stream?.id ?? "–");
+    show(id, stream?.id ?? this.#id ?? "–");
     cut.disabled = !stream || !["connecting", "streaming"].includes(stream.state);
-    share.disabled = !stream?.id;
+    share.disabled = !(stream?.id ?? this.#id);
     this.#trace();
   }
 
@@ -111,11 +122,10 @@ export class Meter {
   }
 
   #count() {
-    if (this.#firstEvent === null) return "–";
-    if (this.#wasReset) return `${this.#events}, after a reset`;
-    const expected = this.#stream.lastSequence - this.#firstEvent + 1;
-    if (expected === this.#events) return `${this.#events}, none missing`;
-    return `${this.#events}, ${Math.abs(expected - this.#events)} ${expected > this.#events ? "missing" : "too many"}`;
+    if (this.#lastEvent === null) return "–";
+    if (this.#wasReset) return t("{count}, after a reset", { count: this.#events });
+    if (this.#missing === 0) return t("{count}, none missing", { count: this.#events });
+    return t("{count}, {missing} missing", { count: this.#events, missing: this.#missing });
   }
 
   #trace() {
@@ -138,6 +148,14 @@ export class Meter {
     });
     this.#parts.trace.replaceChildren(...bars);
   }
+}
+
+/** Returns how many events are missing between the number `last` and this event. */
+function missing(last, { sequence_number: number, type }) {
+  const isFirst = last === null || Math.floor(number / EPOCH) > Math.floor(last / EPOCH);
+  if (isFirst || type === "tokenwire:reset") return 0;
+  const between = number - last - 1;
+  return /^response\.(completed|incomplete|failed)$/.test(type) && between <= SKIPS ? 0 : between;
 }
 
 function bar(x, height, width, name) {

@@ -1,20 +1,26 @@
 /** The chat page: connects its parts. */
 import { Announcer } from "./announcer.js";
 import { Conversation } from "./conversation.js";
+import { ConversationList } from "./conversation_list.js";
 import { copy, element } from "./element.js";
-import { takeFromAddress, useKey } from "./key.js";
+import { ready, takeFromAddress, useKey } from "./key.js";
 import { Meter } from "./meter.js";
 import { models } from "./past.js";
+import { t, translate } from "./words.js";
 import { looksLikeCredential } from "/tokenwire.js";
 
+translate(document.body);
+
 const $ = (id) => document.getElementById(id);
+/** On touch devices the focus in the question would open the on-screen keyboard. */
+const isMouse = matchMedia("(pointer: fine)").matches;
 const STREAM_ID = /^#(resp_[A-Za-z0-9_-]+)$/;
 
 const SUGGESTIONS = [
-  ["Say hello", "See what a stream looks like", "hello"],
-  ["Write a poem", "A few lines, word by word", "Write a short poem about rivers."],
-  ["Show some code", "With a button to copy it", "Show me some code that reads a stream."],
-  ["Explain yourself", "Tables, lists and links", "What can you do, and how do your answers reach me?"],
+  [t("Say hello"), t("See what a stream looks like"), t("hello")],
+  [t("Write a poem"), t("A few lines, word by word"), t("Write a short poem about rivers.")],
+  [t("Show some code"), t("With a button to copy it"), t("Show me some code that reads a stream.")],
+  [t("Explain yourself"), t("Tables, lists and links"), t("What can you do, and how do your answers reach me?")],
 ];
 
 /** Settings kept in this browser, if it allows storage. */
@@ -48,7 +54,7 @@ function submit() {
   const question = $("question").value.trim();
   if (!question || conversation.isRunning) return;
   if (looksLikeCredential(question)) {
-    warn("This looks like an API key. It was not sent: a question goes to the model and may be logged.");
+    warn(t("This looks like an API key. It was not sent: a question goes to the model and may be logged."));
     return;
   }
   warn(null);
@@ -89,20 +95,42 @@ $("question").addEventListener("keydown", (event) => {
   }
 });
 document.addEventListener("keydown", (event) => {
-  if (event.key === "Escape" && conversation.isRunning) conversation.stop();
+  if (event.key === "Escape" && conversation.isRunning && !$("conversations").open) conversation.stop();
 });
 $("stop").addEventListener("click", () => {
   conversation.stop();
   $("question").focus();
 });
-$("new").addEventListener("click", () => {
+function startAnew() {
   conversation.clear();
   meter.clear();
   history.pushState(null, "", location.pathname);
   document.title = "Tokenwire";
   refresh();
+}
+$("new").addEventListener("click", () => {
+  startAnew();
   $("question").focus();
-  announcer.say("A new chat.");
+  announcer.say(t("A new chat."));
+});
+const conversations = new ConversationList($("conversations"), {
+  open: (record) => {
+    follow = true;
+    conversation.show(record);
+    refresh();
+    $(isMouse ? "question" : "scroll").focus();
+  },
+  isCurrent: (id) => id === conversation.keptAs,
+  forget: (id) => {
+    if (id !== conversation.keptAs) return;
+    conversation.forget();
+    startAnew();
+  },
+});
+$("show-conversations").addEventListener("click", () => conversations.show());
+// The buttons of a turn vanish once the next answer begins. The focus must not vanish with them.
+$("turns").addEventListener("click", ({ target }) => {
+  if (target.closest("button") && conversation.isRunning) $(isMouse ? "question" : "scroll").focus();
 });
 $("suggestions").append(...SUGGESTIONS.map(([title, about, question]) => element("li", {},
   element("button", { type: "button", onclick: () => { $("question").value = question; submit(); $("question").focus(); } },
@@ -112,30 +140,31 @@ $("suggestions").append(...SUGGESTIONS.map(([title, about, question]) => element
 // --- events of the conversation
 
 conversation.addEventListener("change", refresh);
-conversation.addEventListener("begin", ({ detail: { stream, asked } }) => {
-  announcer.begin();
-  announcer.say(asked ? "Sent. Waiting for the answer." : "Reading the answer.");
+conversation.addEventListener("begin", ({ detail: { stream, asked, again } }) => {
+  if (!again) announcer.begin();
+  announcer.say(asked ? t("Sent. Waiting for the answer.") : t("Reading the answer."));
   meter.follow(stream, { asked });
+  if (asked) follow = true;
   stream.on("event", () => announcer.follow(stream.text));
   refresh();
 });
 conversation.addEventListener("named", ({ detail: id }) => {
   if (location.hash !== `#${id}`) history.replaceState(null, "", `#${id}`);
-  const question = $("turns").lastElementChild?.querySelector(".question p")?.textContent ?? "";
+  const question = $("turns").lastElementChild?.querySelector(".question p").textContent ?? "";
   document.title = question ? `${question.slice(0, 60)} · Tokenwire` : "Tokenwire";
 });
 conversation.addEventListener("status", ({ detail: state }) => {
-  if (state === "waiting") announcer.say("The connection was lost. Reconnecting.");
-  if (state === "offline") announcer.say("You are offline. The answer continues when you are online again.");
+  if (state === "waiting") announcer.say(t("The connection was lost. Reconnecting."));
+  if (state === "offline") announcer.say(t("You are offline. The answer continues when you are online again."));
 });
 conversation.addEventListener("end", ({ detail: { status, text, error } }) => {
-  if (error) announcer.say(error.explanation ?? error.message);
-  else {
-    announcer.follow(text, { done: true });
-    announcer.say(status === "cancelled" ? "Stopped." : "The answer is complete.");
-  }
+  if (error?.status === 401) askForKey(error.message);
+  announcer.follow(text, { done: true });
+  if (error) announcer.say(t(error.explanation ?? error.message));
+  else announcer.say(status === "cancelled" ? t("Stopped.") : t("The answer is complete."));
   refresh();
 });
+conversation.addEventListener("shown", ({ detail: id }) => meter.clear(id));
 conversation.addEventListener("recalled", ({ detail: model }) => choose($("model"), model));
 document.addEventListener("say", ({ detail }) => announcer.say(detail));
 
@@ -166,13 +195,13 @@ $("latest").addEventListener("click", () => {
 
 $("cut").addEventListener("click", () => {
   conversation.stream?.cut();
-  announcer.say("The connection is cut.");
+  announcer.say(t("The connection is cut."));
 });
 $("share").addEventListener("click", async () => {
   const done = await copy(location.href);
-  announcer.say(done ? "The link is copied." : "The link is in the address bar.");
-  $("share").textContent = done ? "Link copied" : "The link is in the address bar";
-  setTimeout(() => { $("share").textContent = "Copy a link to this answer"; }, 2000);
+  announcer.say(done ? t("The link is copied.") : t("The link is in the address bar."));
+  $("share").textContent = done ? t("Link copied") : t("The link is in the address bar");
+  setTimeout(() => { $("share").textContent = t("Copy a link to this answer"); }, 2000);
 });
 $("show-wire").addEventListener("click", () => {
   const shown = $("wire").classList.toggle("shown");
@@ -184,7 +213,7 @@ $("show-wire").addEventListener("click", () => {
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const isDark = () => (document.documentElement.dataset.theme ?? (dark.matches ? "dark" : "light")) === "dark";
 function nameTheme() {
-  $("theme").setAttribute("aria-label", `Switch to the ${isDark() ? "light" : "dark"} theme`);
+  $("theme").setAttribute("aria-label", isDark() ? t("Switch to the light theme") : t("Switch to the dark theme"));
 }
 $("theme").addEventListener("click", () => {
   const theme = isDark() ? "light" : "dark";
@@ -198,14 +227,27 @@ nameTheme();
 for (const name of ["model", "transport"]) $(name).addEventListener("change", () => kept.set(name, $(name).value));
 choose($("transport"), kept.get("transport"));
 
+/** Offers the models. Returns false, and asks for a key, if the gateway needs one. */
 async function offerModels() {
+  let refusal = null;
   const names = await models().catch((error) => {
-    if (error.status === 401) askForKey(error.message);
+    if (error.status === 401) refusal = error;
     return [];
   });
-  const options = names.length > 0 ? names.map((name) => new Option(name, name)) : [new Option("the gateway's choice", "")];
+  if (refusal) {
+    askForKey(refusal.message);
+    return false;
+  }
+  const options = names.length > 0 ? names.map((name) => new Option(name, name)) : [new Option(t("the gateway's choice"), "")];
   $("model").replaceChildren(...options);
   choose($("model"), kept.get("model"));
+  return true;
+}
+
+/** Begins to work with the gateway, once there is a key for it. */
+async function begin() {
+  await ready();
+  if ((await offerModels()) && conversation.isEmpty) openLink();
 }
 
 /** Asks for a key, and says why. */
@@ -221,20 +263,20 @@ $("key-form").addEventListener("submit", (event) => {
   $("key").value = "";
   $("key-form").hidden = true;
   useKey(key);
-  offerModels().then(openLink);
+  begin();
   $("question").focus();
 });
 
 function openLink() {
   if (takeFromAddress()) {
     $("key-form").hidden = true;
-    offerModels();
+    begin();
     return;
   }
   // A key in the address would stay in the history and in every copied link.
   if (looksLikeCredential(location.hash.replace(/^#(?:\w+=)?/, ""))) {
     history.replaceState(null, "", location.pathname);
-    warn("The address had an API key in it, which was removed. This page needs no key.");
+    warn(t("The address had an API key in it, which was removed. This page needs no key."));
     return;
   }
   const id = STREAM_ID.exec(location.hash)?.[1];
@@ -249,5 +291,5 @@ addEventListener("popstate", () => {
 });
 
 refresh();
-offerModels().then(openLink);
-if (matchMedia("(pointer: fine)").matches) $("question").focus();
+begin();
+if (isMouse) $("question").focus();

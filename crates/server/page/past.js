@@ -1,4 +1,4 @@
-/** Reads a conversation from the gateway. The page keeps none itself, so a link is enough for another tab. */
+/** Reads a conversation from the gateway, so that a link is enough for another browser. */
 import { headers } from "./key.js";
 import { TokenwireError } from "/tokenwire.js";
 

@@ -23,19 +23,14 @@ pub fn banner(config: &Config, address: SocketAddr, upstream: &str) -> String {
         input = example(config, r#""input":"hello""#),
         create = example(config, r#""type":"response.create","input":"hello""#),
     );
-    let needs_key = config.auth.has_keys() || made_key_needed(config);
+    let is_made = !config.auth.anonymous && config.has_upstream_key();
+    let needs_key = config.auth.has_keys() || is_made;
     if !address.ip().is_loopback() && !needs_key {
         text.push_str(
             "\n  Other machines can reach this address and use the upstream without a key.\n",
         );
     }
     text
-}
-
-/// Whether a key is made where other machines reach the address.
-fn made_key_needed(config: &Config) -> bool {
-    let mut upstreams = config.upstreams.iter();
-    !config.auth.anonymous && upstreams.any(|upstream| upstream.api_key.is_some())
 }
 
 /// Describes the upstreams in a few words, without keys.

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 use crate::auth::{KeysFile, to_yaml};
 use crate::config::Config;
 use crate::config::auth::{KeyEntry, Role, parse_time};
+use crate::config::client_limits::ClientLimits;
 use crate::key_args::{KeyCommand, NewKey, RoleName};
 use crate::key_hash::{KeyHash, new_key};
 
@@ -56,6 +57,7 @@ fn make(new: &NewKey, config: &Config) -> Result<Printed, String> {
         },
         models: new.models.clone(),
         upstreams: new.upstreams.clone(),
+        limits: ClientLimits::default(),
         expires: new.expires.as_deref().map(expiry).transpose()?,
     };
     if let Some(problem) = entry.problems().first() {

@@ -10,9 +10,9 @@ use tokenwire::cli::{Cli, Command};
 use tokenwire::commands;
 use tokenwire::config;
 use tokenwire::config::schema::Config;
+use tokenwire::gateway::{Gateway, ServeError};
 use tokenwire::key_commands;
 use tokenwire::listeners::Inherited;
-use tokenwire::serve::{Gateway, ServeError};
 use tokenwire::telemetry;
 
 #[global_allocator]

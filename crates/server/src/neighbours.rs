@@ -21,7 +21,8 @@ use tokenwire_webhooks::Webhooks;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::storage::{end_each, owed};
+use crate::limits::Limits;
+use crate::storage::{end_each, owed, settle_lost};
 use crate::time_limit::{START, beside_runtime, within};
 
 /// How often the folders of other processes are looked at.
@@ -80,7 +81,12 @@ impl Neighbours {
     }
 
     /// Looks at the folders of other processes, and takes over what ended ones have left.
-    pub async fn watch(self: Arc<Self>, engine: &SharedEngine, webhooks: &Webhooks) {
+    pub async fn watch(
+        self: Arc<Self>,
+        engine: &SharedEngine,
+        webhooks: &Webhooks,
+        limits: &Arc<Limits>,
+    ) {
         loop {
             let store = self.store.clone();
             let look = move || {
@@ -95,13 +101,18 @@ impl Neighbours {
                 Ok(found) => {
                     self.set_running(found.running);
                     if !found.taken.is_empty() {
+                        let lost = limits.take_over(&found.entries);
                         let mut ids = found.unfinished;
                         ids.extend(owed(found.entries, webhooks));
                         // Each is ended once, also if it runs and owes a webhook.
                         ids.sort();
                         ids.dedup();
                         let (engine, webhooks) = (engine.clone(), webhooks.clone());
-                        tokio::spawn(async move { end_all(ids, &engine, &webhooks).await });
+                        let limits = limits.clone();
+                        tokio::spawn(async move {
+                            end_all(ids, &engine, &webhooks).await;
+                            settle_lost(lost, &engine, &limits).await;
+                        });
                     }
                 }
                 Err(error) => tracing::warn!(%error, "the store's folders cannot be listed"),

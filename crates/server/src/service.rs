@@ -9,12 +9,12 @@ use actix_web::{HttpMessage as _, HttpRequest};
 use secrecy::SecretString;
 use tokenwire_core::dialect::Dialect;
 use tokenwire_core::engine::{
-    Caller, Engine, GenerationSource, Retention, ReuseOptions, SharedEngine,
+    Caller, Engine, GenerationSource, ReplicaOptions, Retention, ReuseOptions, SharedEngine,
 };
 use tokenwire_core::log::{LogLimits, LogStore};
 use tokenwire_core::model::error::{ApiError, ErrorCode};
-use tokenwire_core::model::id::{Owner, Tag, TaggedIds};
-use tokenwire_core::model::shown::Include;
+use tokenwire_core::model::id::{GenerationId, Owner, Tag, TaggedIds};
+use tokenwire_core::model::include::Include;
 use tokenwire_core::model::snapshot::Api;
 use tokenwire_core::upstream::{
     BreakerPolicy, ConcurrencyPolicy, Continuation, EndpointStats, Hedge, ModelBinding, OpenAi,
@@ -25,17 +25,18 @@ use tokenwire_store::DiskStore;
 use tokenwire_ws::WebSocketOptions;
 use url::Url;
 
-use crate::auth::{Authenticator, CREDENTIAL_HEADERS, Identity};
+use crate::auth::{Authenticator, CREDENTIAL_HEADERS, Identity, Tickets};
 use crate::cluster::Cluster;
 use crate::config::address_range::AddressRange;
 use crate::config::schema;
 use crate::config::schema::Config;
-use crate::hosts::HostPolicy;
+use crate::host_policy::HostPolicy;
+use crate::limits::Limits;
 use crate::metrics::{Gauges, Metrics};
 use crate::neighbours::Neighbours;
-use crate::origins::OriginPolicy;
+use crate::origin_policy::OriginPolicy;
 use crate::sealing;
-pub use crate::upstreams::SharedUpstream;
+pub use crate::shared_upstream::SharedUpstream;
 use tokenwire_webhooks::Webhooks;
 
 const X_UPSTREAM_AUTHORIZATION: HeaderName = HeaderName::from_static("x-upstream-authorization");
@@ -63,8 +64,12 @@ pub struct Service {
     pub store: Option<Arc<DiskStore>>,
     /// Checks credentials; `None` where every request is the anonymous owner's.
     pub auth: Option<Arc<Authenticator>>,
+    /// Makes and opens tickets.
+    pub tickets: Arc<Tickets>,
     /// The node, where there are several.
     pub cluster: Option<Arc<Cluster>>,
+    /// Limits of clients, and what they have used.
+    pub limits: Arc<Limits>,
     /// The worker's part of the gauges.
     gauges: Gauges,
     /// Request headers that go to the upstream.
@@ -90,10 +95,14 @@ pub struct Shared {
     pub store: Option<Arc<DiskStore>>,
     /// Checks credentials; `None` where every request is the anonymous owner's.
     pub auth: Option<Arc<Authenticator>>,
+    /// Makes and opens tickets.
+    pub tickets: Arc<Tickets>,
     /// The other processes on the same store.
     pub neighbours: Option<Arc<Neighbours>>,
     /// The node, where there are several.
     pub cluster: Option<Arc<Cluster>>,
+    /// Limits of clients, and what they have used.
+    pub limits: Arc<Limits>,
 }
 
 impl Shared {
@@ -215,7 +224,9 @@ impl Service {
             metrics: shared.metrics.clone(),
             store: shared.store.clone(),
             auth: shared.auth.clone(),
+            tickets: shared.tickets.clone(),
             cluster: shared.cluster.clone(),
+            limits: shared.limits.clone(),
             forwarded,
         })
     }
@@ -225,13 +236,41 @@ impl Service {
     /// # Errors
     /// `invalid_api_key` where credentials are checked, and this request's was not.
     pub(crate) fn identity(&self, request: &HttpRequest) -> Result<Identity, ApiError> {
-        if self.auth.is_none() {
-            return Ok(Identity::default());
-        }
         let known = request.extensions().get::<Identity>().cloned();
-        known.ok_or_else(|| {
-            ApiError::new(ErrorCode::InvalidApiKey, "The request has no credential.")
-        })
+        match (known, &self.auth) {
+            (Some(identity), _) => Ok(identity),
+            (None, None) => Ok(Identity::default()),
+            (None, Some(_)) => {
+                let message = "The request has no credential.";
+                Err(ApiError::new(ErrorCode::InvalidApiKey, message))
+            }
+        }
+    }
+
+    /// Checks that a request may read this stream, and returns the owner that it reads as.
+    ///
+    /// # Errors
+    /// `ticket_not_allowed` with a ticket of another stream, and `not_found` with one that has not
+    /// started it. Those of [`Service::identity`].
+    pub(crate) async fn reader_of(
+        &self,
+        request: &HttpRequest,
+        id: &GenerationId,
+    ) -> Result<Owner, ApiError> {
+        let identity = self.identity(request)?;
+        let owner = identity.owner();
+        let Some(ticket) = identity.ticket() else {
+            return Ok(owner);
+        };
+        ticket.check_stream(id)?;
+        if ticket.start_key().is_some() {
+            let found = self.engine.find(id, &owner).await?;
+            if !ticket.has_started(&found) {
+                let message = format!("Response with id '{id}' not found.");
+                return Err(ApiError::new(ErrorCode::NotFound, message));
+            }
+        }
+        Ok(owner)
     }
 
     /// Returns the owner of a request. Without credentials all requests have the same one.
@@ -292,7 +331,12 @@ impl Service {
             } else {
                 None
             },
-            meter: identity.meter(),
+            meter: identity.meter(&self.limits),
+            only_key: identity
+                .ticket()
+                .and_then(|ticket| ticket.start_key())
+                .map(Into::into),
+            refuses_webhooks: identity.ticket().is_some(),
         }
     }
 
@@ -333,9 +377,8 @@ impl Service {
         let streams = &self.config.streams;
         WebSocketOptions {
             caller: self.caller(identity, headers),
-            revoked: identity
-                .revocation()
-                .map(|revocation| revocation.sockets().clone()),
+            credential: identity.socket_credential(),
+            tickets: None,
             max_message: self.config.limits.websocket_frame(),
             message_timeout: self.config.server.body_timeout,
             min_message_rate: self.config.server.min_body_rate,
@@ -361,12 +404,14 @@ impl Service {
 }
 
 /// Builds what all workers share of the engine. Without a store logs end with the process. `place`
-/// is the name of this process among others, and what finds their generations.
+/// is the name of this process among others, and what finds their generations; `replica` what other
+/// nodes read.
 #[must_use]
 pub fn shared_engine(
     config: &Config,
     store: Option<Arc<dyn LogStore>>,
     place: Option<(Tag, Arc<dyn GenerationSource>)>,
+    replica: Option<ReplicaOptions>,
 ) -> SharedEngine {
     let (streams, reuse) = (&config.streams, &config.reuse);
     let builder = match store {
@@ -375,6 +420,10 @@ pub fn shared_engine(
     };
     let builder = match place {
         Some((tag, source)) => builder.ids(Arc::new(TaggedIds(tag))).source(source),
+        None => builder,
+    };
+    let builder = match replica {
+        Some(replica) => builder.replica(replica),
         None => builder,
     };
     builder

@@ -7,11 +7,14 @@ use futures::executor::block_on;
 use tokenwire_core::engine::SharedEngine;
 use tokenwire_core::log::StoreError;
 use tokenwire_core::model::id::GenerationId;
+use tokenwire_core::model::usage::TokenUsage;
 use tokenwire_store::{DiskOptions, DiskStore, OpenError};
 use tokenwire_webhooks::{DeliveryRecords, Webhooks};
 use tokio::task::unconstrained;
 
+use crate::cluster::{Cluster, ClusterDeliveries};
 use crate::config::schema::{Config, StoreKind};
+use crate::limits::{Limits, Unsettled, UsageRecords};
 
 /// The pause between two attempts to end the logs of an earlier process.
 const RETRY: Duration = Duration::from_secs(1);
@@ -37,24 +40,48 @@ pub(crate) fn open(config: &Config) -> Result<Option<Arc<DiskStore>>, OpenError>
     Ok(Some(Arc::new(store)))
 }
 
+/// Returns what keeps the webhooks that are owed beyond this process.
+pub(crate) fn delivery_records(
+    store: Option<&Arc<DiskStore>>,
+    cluster: Option<&Arc<Cluster>>,
+) -> Option<Arc<dyn DeliveryRecords>> {
+    let own = store.map(|store| Arc::new(StoredDeliveries(store.clone())) as Arc<_>);
+    match cluster {
+        Some(cluster) => Some(Arc::new(ClusterDeliveries::new(cluster.clone(), own))),
+        None => own,
+    }
+}
+
 /// Ends the generations that ran when their process died, before clients can ask for them, and goes
 /// on with the webhooks that it owed. Returns the generations that could not be ended now.
 pub(crate) fn recover(
-    store: &Arc<DiskStore>,
+    store: Option<&Arc<DiskStore>>,
+    records: Arc<dyn DeliveryRecords>,
     engine: &SharedEngine,
     webhooks: &Webhooks,
 ) -> Vec<GenerationId> {
-    let mut ids = store.unfinished();
+    let mut ids = store.map(|store| store.unfinished()).unwrap_or_default();
     if !ids.is_empty() {
         tracing::info!(
             count = ids.len(),
             "ending the streams of an earlier process"
         );
     }
-    ids.extend(webhooks.keep_in(Arc::new(StoredDeliveries(store.clone()))));
+    ids.extend(webhooks.keep_in(records));
     // Nothing else runs on this thread yet. The store's own threads do the work. A task that has used
     // up its budget would wait for the runtime, which this blocks.
-    block_on(unconstrained(end_each(ids, engine, webhooks)))
+    block_on(unconstrained(async {
+        let durable = store.filter(|_| !ids.is_empty());
+        let rest = end_each(ids, engine, webhooks).await;
+        // A loss of power must not take an ending that a client has seen: its numbers would be given
+        // to another one.
+        if let Some(store) = durable
+            && let Err(error) = store.sync().await
+        {
+            tracing::warn!(%error, "the ends of lost streams may not be durable yet");
+        }
+        rest
+    }))
 }
 
 /// Goes on with the webhooks that are among these small records of another process. Returns the
@@ -97,6 +124,47 @@ pub(crate) async fn end_each(
         }
     }
     rest
+}
+
+/// Goes on with the usage that earlier processes have counted, and keeps that of this one. To be
+/// called after [`recover`].
+pub(crate) fn recover_usage(store: &Arc<DiskStore>, engine: &SharedEngine, limits: &Limits) {
+    let earlier = store.entries(USAGE);
+    limits.keep_in(Arc::new(StoredUsage(store.clone())), store.tag().as_str());
+    let lost = limits.take_over(&earlier);
+    // As in `recover`.
+    block_on(unconstrained(settle_lost(lost, engine, limits)));
+}
+
+/// Settles answers whose processes died: by the usage that the upstream had reported, else by an
+/// estimate.
+pub(crate) async fn settle_lost(lost: Vec<Unsettled>, engine: &SharedEngine, limits: &Limits) {
+    for answer in lost {
+        let found = match answer.id.parse::<GenerationId>() {
+            Ok(id) => engine.adopt(&id).await.ok(),
+            // Only its request is known.
+            Err(_) => None,
+        };
+        let (usage, output) = found.map_or((None, 0), |generation| {
+            let outcome = generation.outcome();
+            let usage = outcome.and_then(|outcome| TokenUsage::parse(outcome.usage.as_deref()?));
+            (usage, generation.estimated_tokens())
+        });
+        limits.settle_lost(&answer, usage, output);
+    }
+}
+
+/// The prefix of the records of usage.
+const USAGE: &str = "usage/";
+
+/// Usage, as small records of the store.
+#[derive(Debug)]
+struct StoredUsage(Arc<DiskStore>);
+
+impl UsageRecords for StoredUsage {
+    fn set(&self, key: String, value: Option<Vec<u8>>) {
+        self.0.set(key, value.map(Into::into));
+    }
 }
 
 /// The prefix of the records of webhooks.

@@ -10,116 +10,22 @@
 mod support;
 
 use std::io::Write as _;
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use support::process::Process;
-use support::{
-    Answer, Exchange, Request, Socket, eventually, get, patiently, post, response, with,
+use support::cluster_world::{
+    ClusterWorld, LONG, LOST, SECRET, SLOW, begin, events, ready, settled,
 };
-use tokenwire_simulator::{Options, Pace, Simulator};
+use support::process::Process;
+use support::{Request, Socket, eventually, get, post, response, with};
 use tokenwire_testkit::RedisServer;
-
-const SECRET: &str = "a secret that all nodes of a test share";
-/// A stream of 60 tokens that takes 3 s.
-const SLOW: &str = "tokens=60 text=count tbt=50ms";
-/// A stream that lasts longer than any test.
-const LONG: &str = "tokens=2000 text=count tbt=50ms";
-/// The number of the event that ends a lost stream.
-const LOST: u64 = 2_147_483_647;
-
-struct World {
-    simulator: Simulator,
-    redis: RedisServer,
-}
-
-impl World {
-    fn new() -> Self {
-        let simulator = Simulator::start(Options {
-            pace: Pace::INSTANT,
-            ..Options::default()
-        });
-        Self {
-            simulator: simulator.unwrap(),
-            redis: RedisServer::start(),
-        }
-    }
-
-    fn config(&self, secret: &str) -> String {
-        format!(
-            "default_model: simulator\nupstreams:\n  - name: simulator\n    base_url: {}\n\
-             cluster:\n  url: {}\n  listen: 127.0.0.1:0\n  secret: {secret}\n",
-            self.simulator.base_url(),
-            self.redis.url()
-        )
-    }
-
-    fn start(&self) -> Process {
-        Process::start(&self.config(SECRET), &[])
-    }
-
-    fn asked(&self) -> u64 {
-        self.simulator.stats().chat_completions
-    }
-
-    /// The address at which a node answers the others.
-    async fn inner_address(&self, node: &Process) -> SocketAddr {
-        let tag = ready(node).await["cluster"]["tag"].clone();
-        let key = format!("tw:node:{}", tag.as_str().unwrap());
-        let record = self.redis.command(&["GET", &key]);
-        let record: Value = serde_json::from_str(&record).unwrap();
-        record["address"].as_str().unwrap().parse().unwrap()
-    }
-}
-
-async fn ready(gateway: &Process) -> Value {
-    get(gateway, "/readyz").await.json()
-}
-
-/// Starts a stream and waits until some tokens have come.
-async fn begin(gateway: &Process, steering: &str) -> (Exchange, String) {
-    let request = post(gateway, "/v1/streams", &response(steering));
-    let mut stream = request.send().await;
-    stream.until("\" t5\"").await;
-    let location = stream.header("location").await.unwrap();
-    let id = location.strip_prefix("/v1/streams/").unwrap().to_owned();
-    (stream, id)
-}
-
-/// The events of a body in eventsource framing: numbers and data.
-fn events(body: &str) -> Vec<(u64, String)> {
-    let mut number = None;
-    let mut found = Vec::new();
-    for line in body.lines() {
-        if let Some(id) = line.strip_prefix("id: ") {
-            number = id.split_once('.').map(|(_, n)| n.parse().unwrap());
-        } else if let (Some(data), Some(number)) = (line.strip_prefix("data: "), number) {
-            found.push((number, data.to_owned()));
-        }
-    }
-    found
-}
-
-/// Asks until the answer is not 503, which it must not be for long.
-async fn settled(gateway: &Process, path: &str) -> Answer {
-    patiently("an answer that is not 503", async {
-        loop {
-            let answer = get(gateway, path).await;
-            if answer.status != 503 {
-                return answer;
-            }
-            assert!(answer.header("retry-after").is_some(), "{}", answer.text());
-        }
-    })
-    .await
-}
 
 #[tokio::test]
 async fn running_stream_is_read_over_every_node_in_every_framing() {
-    let world = World::new();
+    let world = ClusterWorld::new();
     let nodes = [world.start(), world.start(), world.start()];
     let (stream, id) = begin(&nodes[0], SLOW).await;
     let paths = [
@@ -162,7 +68,7 @@ async fn running_stream_is_read_over_every_node_in_every_framing() {
 
 #[tokio::test]
 async fn cancel_and_delete_reach_every_node() {
-    let world = World::new();
+    let world = ClusterWorld::new();
     let nodes = [world.start(), world.start(), world.start()];
     let (stream, cancelled) = begin(&nodes[0], LONG).await;
     let path = format!("/v1/responses/{cancelled}/cancel");
@@ -196,7 +102,7 @@ async fn cancel_and_delete_reach_every_node() {
 
 #[tokio::test]
 async fn idempotency_key_asks_the_upstream_once_among_all_nodes() {
-    let world = World::new();
+    let world = ClusterWorld::new();
     let nodes = [world.start(), world.start(), world.start()];
     let keyed = |node: &Process, body: &Value| {
         post(node, "/v1/streams", body).header("idempotency-key", "order-7")
@@ -230,7 +136,7 @@ async fn idempotency_key_asks_the_upstream_once_among_all_nodes() {
 
 #[tokio::test]
 async fn conversation_goes_on_at_another_node() {
-    let world = World::new();
+    let world = ClusterWorld::new();
     let nodes = [world.start(), world.start()];
     let first = response("tokens=3 text=count");
     let first = post(&nodes[0], "/v1/responses", &first).answer().await;
@@ -252,7 +158,7 @@ async fn conversation_goes_on_at_another_node() {
 
 #[tokio::test]
 async fn stream_of_a_killed_node_ends_as_lost() {
-    let world = World::new();
+    let world = ClusterWorld::new();
     let nodes = [world.start(), world.start()];
     let owner = world.start();
     let (_stream, id) = begin(&owner, LONG).await;
@@ -276,7 +182,7 @@ async fn stream_of_a_killed_node_ends_as_lost() {
     // SDKs take a body that ends without an error for a finished answer.
     let whole = whole.answer().await;
     assert!(!whole.text().contains("[DONE]"), "{}", whole.text());
-    assert!(whole.text().contains("position_gone"), "{}", whole.text());
+    assert!(whole.text().contains("producer_lost"), "{}", whole.text());
     let path = format!("/v1/streams/{id}");
     for node in &nodes {
         let lost = settled(node, &path).await;
@@ -310,7 +216,7 @@ async fn stream_of_a_killed_node_ends_as_lost() {
 
 #[tokio::test]
 async fn stopped_node_is_unreachable_and_goes_on_once_it_wakes() {
-    let world = World::new();
+    let world = ClusterWorld::new();
     let (owner, reader) = (world.start(), world.start());
     let (stream, id) = begin(&owner, "tokens=150 text=count tbt=50ms").await;
     let mut read = Request::new(reader.address, "GET", &format!("/v1/streams/{id}"))
@@ -338,7 +244,7 @@ async fn stopped_node_is_unreachable_and_goes_on_once_it_wakes() {
 
 #[tokio::test]
 async fn streams_run_on_while_redis_is_away_and_nothing_is_lost_when_it_returns_empty() {
-    let mut world = World::new();
+    let mut world = ClusterWorld::new();
     let (owner, reader) = (world.start(), world.start());
     let (stream, id) = begin(&owner, SLOW).await;
     let mut read = Request::new(reader.address, "GET", &format!("/v1/streams/{id}"))
@@ -378,7 +284,7 @@ async fn streams_run_on_while_redis_is_away_and_nothing_is_lost_when_it_returns_
 
 #[tokio::test]
 async fn node_with_another_secret_is_refused_and_both_say_so() {
-    let world = World::new();
+    let world = ClusterWorld::new();
     let owner = world.start();
     let (_stream, id) = begin(&owner, LONG).await;
     let other = "another secret of another operator, long enough";
@@ -397,7 +303,7 @@ async fn node_with_another_secret_is_refused_and_both_say_so() {
 
 #[tokio::test]
 async fn strangers_at_the_inner_port_hold_up_no_node() {
-    let world = World::new();
+    let world = ClusterWorld::new();
     let (owner, reader) = (world.start(), world.start());
     let (_stream, id) = begin(&owner, LONG).await;
     let inner = world.inner_address(&owner).await;
@@ -431,7 +337,7 @@ async fn strangers_at_the_inner_port_hold_up_no_node() {
 
 #[tokio::test]
 async fn redis_that_cannot_be_used_stops_the_start() {
-    let world = World::new();
+    let world = ClusterWorld::new();
     let port = |redis: &RedisServer| redis.address().port();
     let guarded = RedisServer::start_with(&[("requirepass", "s3cret")]);
     let evicting = [("maxmemory", "64mb"), ("maxmemory-policy", "allkeys-lru")];
@@ -453,7 +359,7 @@ async fn redis_that_cannot_be_used_stops_the_start() {
 
 #[tokio::test]
 async fn gateway_starts_without_redis_and_joins_when_it_comes() {
-    let mut world = World::new();
+    let mut world = ClusterWorld::new();
     world.redis.kill();
     let node = world.start();
     let answer = post(&node, "/v1/responses", &response("tokens=2"));
@@ -472,7 +378,7 @@ async fn gateway_starts_without_redis_and_joins_when_it_comes() {
 
 #[tokio::test]
 async fn every_token_of_300_streams_arrives_over_another_node() {
-    let world = World::new();
+    let world = ClusterWorld::new();
     let (owner, reader) = (world.start(), world.start());
     let steering = "tokens=40 text=count tbt=50ms";
     let streams = (0..300).map(|_| async {

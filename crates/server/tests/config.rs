@@ -715,6 +715,14 @@ fn bad_files_are_refused_with_key_value_expectation_and_remedy() {
             &["`store.path` is set beside", "Set `store.kind: disk`"],
         ),
         (
+            "store: {replicate: some}",
+            &["`store.replicate` is \"some\"", "`background`, `all`"],
+        ),
+        (
+            "store: {replicate: all}",
+            &["`store.replicate` is all without cluster.url"],
+        ),
+        (
             "cluster: {url: 'redis://localhost'}",
             &[
                 "`cluster.url` is set without cluster.listen and cluster.secret",
@@ -1303,4 +1311,82 @@ fn a_variable_that_is_not_utf8_is_refused_and_not_a_panic() {
             .unwrap()
             .contains("`server.host`")
     );
+}
+
+#[test]
+fn limits_and_prices_are_read_from_file_and_environment() {
+    let config = Given {
+        file: "limits:\n  per_key: {requests_per_minute: 60, budget_per_day: 0.1}\n  on_overrun: stop\n\
+               prices:\n  gpt-4.1: {input: 2, output: '8.000001', cached: null}\n\
+               auth:\n  keys:\n    - {owner: a, key: sk-a-key-of-this-test-1, limits: {streams: 2}}\n",
+        env: &[("TOKENWIRE_LIMITS__PER_OWNER__STREAMS", "7")],
+        ..Given::default()
+    }
+    .config();
+    let limits = &config.limits;
+    assert_eq!(limits.per_key.requests_per_minute, Some(60));
+    assert_eq!(limits.per_key.budget_per_day.unwrap().micros(), 100_000);
+    assert_eq!(limits.per_owner.streams, Some(7));
+    assert_eq!(config.auth.keys[0].limits.streams, Some(2));
+    let price = config.prices.of("gpt-4.1").unwrap();
+    assert_eq!(
+        (price.input.micros(), price.output.micros()),
+        (2_000_000, 8_000_001)
+    );
+    let config = Given {
+        env: &[("TOKENWIRE_PRICES", "{m: {input: 1, output: 2}}")],
+        ..Given::default()
+    }
+    .config();
+    assert_eq!(config.prices.of("m").unwrap().output.micros(), 2_000_000);
+}
+
+#[test]
+fn mistakes_in_limits_and_prices_are_named_with_their_remedy() {
+    for (file, expected) in [
+        (
+            "limits:\n  per_key: {streams: 0}\n",
+            "`limits.per_key.streams` is 0; expected more than 0. Leave it out for no limit.",
+        ),
+        (
+            "limits:\n  per_owner: {budget_per_day: 1}\n",
+            "`limits.per_owner.budget_per_day` is set without prices; expected prices to count it by. Add the models to `prices`.",
+        ),
+        (
+            "auth:\n  keys:\n    - {owner: a, key: sk-a-key-of-this-test-1, limits: {budget_per_month: 1}}\n",
+            "`auth.keys[0].limits.budget_per_month` is set without prices",
+        ),
+        (
+            "auth:\n  keys:\n    - {owner: a, key: sk-a-key-of-this-test-1, limits: {streams: 0}}\n",
+            "`auth.keys[0].limits` has streams: 0; expected more than 0. Leave it out for no limit.",
+        ),
+        (
+            "limits: {reserve_output: 0}\n",
+            "`limits.reserve_output` is 0; expected at least 1 token.",
+        ),
+        (
+            "limits: {on_overrun: panic}\n",
+            "`limits.on_overrun` is \"panic\"; expected one of `continue`, `stop`",
+        ),
+        (
+            "limits:\n  per_key: {tokens_per_minute: -1}\n",
+            "`limits.per_key.tokens_per_minute` is -1; expected a whole number, 0 or more",
+        ),
+        (
+            "prices:\n  m.1: {input: 0.0000001}\n",
+            "expected an amount such as 12 or 0.15, with at most six decimals",
+        ),
+        (
+            "prices:\n  m: {max_output: 0}\n",
+            "`prices.m.max_output` is 0; expected at least 1 token. Leave it out if it is not known.",
+        ),
+        ("prices:\n  m: {inptu: 1}\n", "is not a known key"),
+    ] {
+        let error = Given {
+            file,
+            ..Given::default()
+        }
+        .error();
+        assert!(error.contains(expected), "{file}{error}");
+    }
 }

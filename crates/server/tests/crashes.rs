@@ -87,6 +87,74 @@ async fn deleted_stream_stays_deleted_if_the_process_is_killed_at_once() {
     }
 }
 
+/// Starts streams that go on for long, and returns their ids once all show some text.
+async fn endless(gateway: &Process, count: usize) -> Vec<String> {
+    let body = response("tokens=100000 text=count tbt=1ms");
+    let mut streams = Vec::new();
+    for _ in 0..count {
+        let body = with(body.clone(), json!({"background": true}));
+        streams.push(post(gateway, "/v1/streams", &body).send().await);
+    }
+    let mut ids = Vec::new();
+    for stream in &mut streams {
+        stream.until("\" t30\"").await;
+        let seen = String::from_utf8_lossy(&stream.body).into_owned();
+        let first = seen.lines().find_map(|line| line.strip_prefix("id: "));
+        ids.push(first.unwrap().split_once('.').unwrap().0.to_owned());
+    }
+    ids
+}
+
+#[tokio::test]
+async fn two_processes_that_are_killed_in_mid_write_leave_all_to_a_third() {
+    let world = DiskWorld::new();
+    let gateways = [world.start(), world.start()];
+    let (mut ended, mut running) = (Vec::new(), Vec::new());
+    for gateway in &gateways {
+        ended.extend(run(gateway, 10).await);
+        stored(gateway, 10).await;
+    }
+    for gateway in &gateways {
+        running.extend(endless(gateway, 10).await);
+    }
+    // Both write each 50 ms.
+    for gateway in &gateways {
+        gateway.signal(rustix::process::Signal::KILL);
+    }
+    drop(gateways);
+    let third = world.start();
+    expect(&third, &ended).await;
+    for id in &running {
+        let object = get(&third, &format!("/v1/responses/{id}")).await.json();
+        assert_eq!(object["error"]["code"], "producer_lost", "{object}");
+        let text = object["output"][0]["content"][0]["text"].as_str().unwrap();
+        let words = text.split(' ').filter(|word| !word.is_empty());
+        let mut count = 0;
+        for (at, word) in words.enumerate() {
+            assert_eq!(word, format!("t{at}"), "{id}");
+            count = at + 1;
+        }
+        assert!(count > 0, "{id} has no text");
+        let events = get(&third, &format!("/v1/streams/{id}")).await.events();
+        let ends = events
+            .iter()
+            .filter(|event| event.kind() == "response.failed");
+        assert_eq!(ends.count(), 1, "{id}");
+        assert!(
+            events
+                .windows(2)
+                .all(|pair| pair[0].number() < pair[1].number())
+        );
+    }
+    // A fourth one finds the same.
+    let before = get(&third, &format!("/v1/streams/{}", running[0])).await;
+    drop(third);
+    let fourth = world.start();
+    expect(&fourth, &ended).await;
+    let after = get(&fourth, &format!("/v1/streams/{}", running[0])).await;
+    assert_eq!(after.text(), before.text());
+}
+
 #[tokio::test]
 async fn number_of_workers_may_change_between_starts() {
     let world = DiskWorld::new();

@@ -84,6 +84,8 @@ fn routes() -> Vec<(&'static str, &'static str, Option<Value>)> {
         ("GET", "/v1/models", None),
         ("HEAD", "/v1/models", None),
         ("GET", "/v1/models/simulator", None),
+        ("GET", "/v1/usage", None),
+        ("HEAD", "/v1/usage", None),
         ("GET", "/v1/webhooks/deliveries", None),
         ("POST", "/v1/webhooks/deliveries/x/retry", None),
         ("GET", "/v1", None),

@@ -389,6 +389,84 @@ async fn full_disk_with_short_writes_gets_everything_once_there_is_room() {
     expect(&gateway, &all).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn deletion_without_room_is_refused_and_durable_once_it_is_answered() {
+    let Some(world) = World::new() else { return };
+    let gateway = world.start("").await;
+    let mut all = run(&gateway, 2, "tokens=20 text=count").await;
+    stored(&gateway, 2).await;
+    let (id, _) = all[0].clone();
+    let path = format!("/v1/responses/{id}");
+    let delete = async |gateway: &Process| {
+        let delete = Request::new(gateway.address, "DELETE", &path);
+        delete.answer().await
+    };
+    // The first tombstone of a process needs a file. This has room for the file and a part of it.
+    for room in [0, 10, 40] {
+        world.disk.limit_bytes(world.disk.bytes() + room);
+        let refused = delete(&gateway).await;
+        assert_eq!(refused.status, 503, "{room}: {}", refused.text());
+        assert_eq!(refused.json()["error"]["code"], "store_unavailable");
+        world.disk.limit_bytes(usize::MAX);
+    }
+    // So is one that cannot be synced.
+    world.disk.fail(DiskOperation::Sync, Errno::EIO);
+    let refused = delete(&gateway).await;
+    assert_eq!(refused.status, 503, "{}", refused.text());
+    world.disk.heal();
+    let deleted = delete(&gateway).await;
+    assert_eq!(deleted.status, 200, "{}", deleted.text());
+    drop(gateway);
+    world.disk.lose_power();
+    let gateway = world.start("").await;
+    assert_eq!(get(&gateway, &path).await.status, 404);
+    all.remove(0);
+    expect(&gateway, &all).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn deletion_that_was_refused_leaves_the_stream_on_the_disk() {
+    let Some(world) = World::new() else { return };
+    let gateway = world.start("").await;
+    let all = run(&gateway, 2, "tokens=20 text=count").await;
+    stored(&gateway, 2).await;
+    world.disk.limit_bytes(world.disk.bytes());
+    let path = format!("/v1/responses/{}", all[0].0);
+    let refused = Request::new(gateway.address, "DELETE", &path)
+        .answer()
+        .await;
+    assert_eq!(refused.status, 503, "{}", refused.text());
+    drop(gateway);
+    world.disk.heal();
+    let gateway = world.start("").await;
+    expect(&gateway, &all).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn start_that_cannot_rename_its_folder_says_so_and_leaves_nothing() {
+    let Some(world) = World::new() else { return };
+    let gateway = world.start("").await;
+    let all = run(&gateway, 2, "tokens=20 text=count").await;
+    stored(&gateway, 2).await;
+    drop(gateway);
+    world.disk.fail(DiskOperation::Rename, Errno::EIO);
+    for _ in 0..3 {
+        let config = world.config("");
+        let refused = tokio::task::spawn_blocking(move || Process::fail_on(0, &config));
+        let refused = patiently("the error", refused).await.unwrap();
+        assert!(refused.contains("store.path"), "{refused}");
+    }
+    world.disk.heal();
+    let store = world.disk.path().join("store");
+    let names = std::fs::read_dir(&store).unwrap().flatten();
+    let names: Vec<_> = names.map(|entry| entry.file_name()).collect();
+    let is_new = |name: &std::ffi::OsString| name.as_encoded_bytes().starts_with(b".new-");
+    assert!(!names.iter().any(is_new), "{names:?}");
+    assert_eq!(folders(&store).len(), 1, "{names:?}");
+    let gateway = world.start("").await;
+    expect(&gateway, &all).await;
+}
+
 /// Returns the folders of processes below a store.
 fn folders(store: &Path) -> Vec<std::path::PathBuf> {
     let entries = std::fs::read_dir(store).unwrap().flatten();

@@ -347,10 +347,13 @@ fn shipped_configuration() -> Vec<Section> {
 fn schema_keys() -> BTreeSet<String> {
     fn walk(value: &Value, path: &str, found: &mut BTreeSet<String>) {
         match value {
-            Value::Object(members) => members.iter().for_each(|(name, below)| {
-                let separator = if path.is_empty() { "" } else { "." };
-                walk(below, &format!("{path}{separator}{name}"), found);
-            }),
+            // An empty map has keys of the operator's.
+            Value::Object(members) if !members.is_empty() => {
+                members.iter().for_each(|(name, below)| {
+                    let separator = if path.is_empty() { "" } else { "." };
+                    walk(below, &format!("{path}{separator}{name}"), found);
+                })
+            }
             Value::Array(items) if items.first().is_some_and(Value::is_object) => {
                 walk(&items[0], &format!("{path}[]"), found);
             }

@@ -20,6 +20,7 @@ use actix_web::{App, HttpServer, web};
 use futures::future::join_all;
 use serde_json::json;
 use support::{Answer, PATIENCE, Request, Socket, chat, eventually, response};
+use tokenwire::auth::Tickets;
 use tokenwire::config::schema::{Config, Upstream};
 use tokenwire::http::{configure, request_middleware};
 use tokenwire::metrics::Metrics;
@@ -61,7 +62,7 @@ impl Metered {
             ..Config::default()
         };
         change(&mut config);
-        let engine = shared_engine(&config, None, None);
+        let engine = shared_engine(&config, None, None, None);
         let (registry, account) = (engine.registry().clone(), engine.account().clone());
         let shared = Shared {
             engine,
@@ -71,7 +72,9 @@ impl Metered {
             webhooks: Webhooks::new(WebhookOptions::default()).unwrap(),
             store: None,
             auth: None,
+            tickets: Arc::new(Tickets::of(&config, None)),
             neighbours: None,
+            limits: tokenwire::limits::Limits::new(&config),
             cluster: None,
             config: Arc::new(config),
         };

@@ -141,6 +141,8 @@ fn shared() -> Shared {
         store: None,
         auth: None,
         neighbours: None,
+        limits: tokenwire::limits::Limits::new(&Config::default()),
+        tickets: Arc::new(tokenwire::auth::Tickets::of(&Config::default(), None)),
         cluster: None,
         config: Arc::new(Config::default()),
     }

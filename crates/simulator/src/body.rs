@@ -12,7 +12,7 @@ use http_body_util::Full;
 use hyper::body::{Body, Frame, SizeHint};
 use tokio::time::{Instant, Sleep};
 
-use crate::connection::Control;
+use crate::socket::Control;
 use crate::stats::Guard;
 
 /// One step of a body.

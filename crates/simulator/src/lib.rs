@@ -43,7 +43,6 @@
 mod answer;
 mod body;
 mod chat;
-mod connection;
 mod conversation;
 mod dice;
 mod error;
@@ -58,6 +57,7 @@ mod routes;
 mod schema;
 mod server;
 mod simulator;
+mod socket;
 mod stats;
 mod steering;
 mod transcript;

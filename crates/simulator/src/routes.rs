@@ -17,7 +17,6 @@ use tokio::time::Instant;
 
 use crate::body::{Answer, Broken};
 use crate::chat;
-use crate::connection::Control;
 use crate::conversation::{self, Conversation};
 use crate::dice::Dice;
 use crate::error::ApiError;
@@ -28,7 +27,8 @@ use crate::plan::Plan;
 use crate::player::{Player, Schedule};
 use crate::responses::strict::check as check_items;
 use crate::responses::{Events, Outline, other};
-use crate::stats::{Guard, Ledger, Route};
+use crate::socket::Control;
+use crate::stats::{Guard, Recorder, Route};
 use crate::steering::Steering;
 use crate::transcript::Transcript;
 use crate::whole::{self, Whole};
@@ -38,7 +38,7 @@ use crate::whole::{self, Whole};
 pub(crate) struct Service {
     options: Options,
     examples: Examples,
-    ledger: Arc<Ledger>,
+    recorder: Arc<Recorder>,
     /// How often each `id=` has used a fault with `times=`.
     seen: Mutex<HashMap<String, u64>>,
     /// Makes the ids of this run unique.
@@ -66,7 +66,7 @@ const NAMES: usize = 4096;
 
 impl Service {
     /// Creates the service of a simulator that listens on `address`.
-    pub(crate) fn new(options: Options, address: SocketAddr, ledger: Arc<Ledger>) -> Self {
+    pub(crate) fn new(options: Options, address: SocketAddr, recorder: Arc<Recorder>) -> Self {
         let run = RandomState::new().hash_one(std::process::id());
         let examples = options
             .gateway
@@ -74,7 +74,7 @@ impl Service {
         Self {
             options,
             examples,
-            ledger,
+            recorder,
             seen: Mutex::default(),
             run,
             started: seconds_since_1970(),
@@ -112,7 +112,7 @@ impl Service {
                 .unwrap_or_else(|_| "?".to_owned())
         });
         let mut guard =
-            self.ledger
+            self.recorder
                 .arrived(route, parts.method.clone(), path.clone(), parts.headers);
         let result = match (route, &parts.method) {
             (Route::Other, method) => Err(ApiError::unknown_url(method.as_str(), &path)),
@@ -176,8 +176,8 @@ impl Service {
     fn look(&self, method: &Method, path: &str) -> Option<Value> {
         let value = match path {
             _ if method != Method::GET => return None,
-            "/stats" => serde_json::to_value(self.ledger.stats()),
-            "/requests" => serde_json::to_value(self.ledger.requests()),
+            "/stats" => serde_json::to_value(self.recorder.stats()),
+            "/requests" => serde_json::to_value(self.recorder.requests()),
             // `/health` is the health check of model servers.
             "/healthz" | "/health" => Ok(json!({"status": "ok"})),
             _ => return None,

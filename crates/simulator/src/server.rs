@@ -12,9 +12,9 @@ use socket2::{Domain, Protocol, Socket as RawSocket, Type};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 
-use crate::connection::Socket;
 use crate::routes::Service;
-use crate::stats::Ledger;
+use crate::socket::Socket;
+use crate::stats::Recorder;
 
 /// Connections the kernel keeps while the server is busy.
 const BACKLOG: i32 = 4096;
@@ -42,7 +42,7 @@ pub(crate) fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
 pub(crate) async fn serve(
     listener: TcpListener,
     service: Arc<Service>,
-    ledger: Arc<Ledger>,
+    recorder: Arc<Recorder>,
     mut stop: watch::Receiver<()>,
 ) {
     let places = Arc::new(Semaphore::new(
@@ -72,7 +72,7 @@ pub(crate) async fn serve(
             };
             // A token is a small packet; waiting to fill it would hold it back.
             let _ = stream.set_nodelay(true);
-            let (socket, control) = Socket::new(stream, Arc::clone(&ledger));
+            let (socket, control) = Socket::new(stream, Arc::clone(&recorder));
             let service = Arc::clone(&service);
             let connection = http.serve_connection(
                 TokioIo::new(socket),

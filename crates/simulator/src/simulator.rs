@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use crate::options::Options;
 use crate::routes::Service;
 use crate::server;
-use crate::stats::{Ledger, RecordedRequest, Stats};
+use crate::stats::{RecordedRequest, Recorder, Stats};
 
 /// A simulator that is running, on a thread of its own. It stops, and its thread is joined, when
 /// this is dropped: open streams are cut.
@@ -29,7 +29,7 @@ use crate::stats::{Ledger, RecordedRequest, Stats};
 #[derive(Debug)]
 pub struct Simulator {
     address: SocketAddr,
-    ledger: Arc<Ledger>,
+    recorder: Arc<Recorder>,
     runtime: Handle,
     stop: Option<watch::Sender<()>>,
     thread: Option<JoinHandle<()>>,
@@ -46,8 +46,8 @@ impl Simulator {
     pub fn start(options: Options) -> io::Result<Self> {
         let listener = server::bind(options.address)?;
         let address = listener.local_addr()?;
-        let ledger = Arc::new(Ledger::new(options.recorded_bytes));
-        let service = Arc::new(Service::new(options, address, Arc::clone(&ledger)));
+        let recorder = Arc::new(Recorder::new(options.recorded_bytes));
+        let service = Arc::new(Service::new(options, address, Arc::clone(&recorder)));
         let runtime = Builder::new_current_thread()
             .enable_io()
             .enable_time()
@@ -58,14 +58,14 @@ impl Simulator {
             TcpListener::from_std(listener)?
         };
         let (stop, stopped) = watch::channel(());
-        let seen = Arc::clone(&ledger);
+        let seen = Arc::clone(&recorder);
         let serve = move || runtime.block_on(server::serve(listener, service, seen, stopped));
         let thread = std::thread::Builder::new()
             .name("simulator".to_owned())
             .spawn(serve)?;
         Ok(Self {
             address,
-            ledger,
+            recorder,
             runtime: handle,
             stop: Some(stop),
             thread: Some(thread),
@@ -89,13 +89,13 @@ impl Simulator {
 
     /// Returns the current counters.
     pub fn stats(&self) -> Stats {
-        self.ledger.stats()
+        self.recorder.stats()
     }
 
     /// Returns the last 256 requests, oldest first. Above [`Options::recorded_bytes`] in total,
     /// bodies are dropped, oldest first.
     pub fn requests(&self) -> Vec<RecordedRequest> {
-        self.ledger.requests()
+        self.recorder.requests()
     }
 
     /// Waits until `predicate` returns true for the counters. Returns false after `timeout`. It
@@ -109,7 +109,7 @@ impl Simulator {
         let abort = timer.abort_handle();
         let reached = async {
             loop {
-                let changed = self.ledger.changed();
+                let changed = self.recorder.changed();
                 tokio::pin!(changed);
                 // Registered before the check, so no change is missed between the two.
                 changed.as_mut().enable();

@@ -87,7 +87,7 @@ pub struct RecordedRequest {
 
 /// The record, shared between the server's thread and its readers.
 #[derive(Debug)]
-pub(crate) struct Ledger {
+pub(crate) struct Recorder {
     /// The most bytes of bodies kept; older ones are dropped.
     recorded_bytes: usize,
     inner: Mutex<Inner>,
@@ -126,9 +126,9 @@ pub(crate) enum Route {
 /// The requests kept.
 pub(crate) const RING: usize = 256;
 
-// === impl Ledger ===
+// === impl Recorder ===
 
-impl Ledger {
+impl Recorder {
     pub(crate) fn new(recorded_bytes: usize) -> Self {
         Self {
             recorded_bytes,
@@ -201,7 +201,7 @@ impl Ledger {
         drop(inner);
         self.changed.notify_waiters();
         Guard {
-            ledger: Arc::clone(self),
+            recorder: Arc::clone(self),
             number,
             streams: false,
             fault: None,
@@ -277,7 +277,7 @@ impl Entry {
 /// connection, an abort is counted.
 #[derive(Debug)]
 pub(crate) struct Guard {
-    ledger: Arc<Ledger>,
+    recorder: Arc<Recorder>,
     number: u64,
     streams: bool,
     fault: Option<&'static str>,
@@ -293,14 +293,14 @@ impl Guard {
     }
 
     pub(crate) fn body(&self, body: &Bytes) {
-        self.ledger.change(|inner| {
+        self.recorder.change(|inner| {
             if let Some(entry) = inner.entry(self.number) {
                 entry.body_bytes = body.len();
                 entry.body = Some(body.clone());
                 inner.ring_bytes += body.len();
             }
             let mut index = 0;
-            while inner.ring_bytes > self.ledger.recorded_bytes && index < inner.ring.len() {
+            while inner.ring_bytes > self.recorder.recorded_bytes && index < inner.ring.len() {
                 inner.ring_bytes -= inner.ring[index].body.take().map_or(0, |body| body.len());
                 index += 1;
             }
@@ -309,7 +309,7 @@ impl Guard {
 
     pub(crate) fn streaming(&mut self) {
         self.streams = true;
-        self.ledger.change(|inner| {
+        self.recorder.change(|inner| {
             inner.stats.open_streams += 1;
             inner.stats.max_open_streams =
                 inner.stats.max_open_streams.max(inner.stats.open_streams);
@@ -319,7 +319,7 @@ impl Guard {
     /// Records that a fault shapes the answer.
     pub(crate) fn fault(&mut self, name: &'static str) {
         self.fault = Some(name);
-        self.ledger.change(|inner| {
+        self.recorder.change(|inner| {
             if let Some(entry) = inner.entry(self.number) {
                 entry.fault = Some(name);
             }
@@ -328,7 +328,7 @@ impl Guard {
 
     /// Records the status of the answer.
     pub(crate) fn status(&self, status: u16) {
-        self.ledger.change(|inner| {
+        self.recorder.change(|inner| {
             if let Some(entry) = inner.entry(self.number) {
                 entry.status = Some(status);
             }
@@ -340,7 +340,8 @@ impl Guard {
 
     pub(crate) fn tokens(&self, count: u64) {
         if count > 0 {
-            self.ledger.change(|inner| inner.stats.tokens_sent += count);
+            self.recorder
+                .change(|inner| inner.stats.tokens_sent += count);
         }
     }
 
@@ -354,7 +355,7 @@ impl Guard {
         if std::mem::replace(&mut self.ended, true) {
             return;
         }
-        self.ledger.change(|inner| {
+        self.recorder.change(|inner| {
             match outcome {
                 Outcome::Completed => inner.stats.completed += 1,
                 Outcome::Aborted => inner.stats.aborted += 1,
@@ -383,8 +384,8 @@ mod tests {
 
     const RING_BYTES: usize = 64 * 1024 * 1024;
 
-    fn arrive(ledger: &Arc<Ledger>) -> Guard {
-        ledger.arrived(
+    fn arrive(recorder: &Arc<Recorder>) -> Guard {
+        recorder.arrived(
             Route::Other,
             http::Method::GET,
             "/".into(),
@@ -394,13 +395,13 @@ mod tests {
 
     #[test]
     fn dropped_guard_counts_an_abort() {
-        let ledger = Arc::new(Ledger::new(RING_BYTES));
-        let mut left = arrive(&ledger);
+        let recorder = Arc::new(Recorder::new(RING_BYTES));
+        let mut left = arrive(&recorder);
         left.streaming();
-        let done = arrive(&ledger);
+        let done = arrive(&recorder);
         drop(left);
         done.end();
-        let stats = ledger.stats();
+        let stats = recorder.stats();
         assert_eq!(
             (
                 stats.requests,
@@ -411,7 +412,7 @@ mod tests {
             ),
             (2, 1, 1, 0, 1)
         );
-        let outcomes: Vec<Outcome> = ledger
+        let outcomes: Vec<Outcome> = recorder
             .requests()
             .iter()
             .map(|request| request.outcome)
@@ -421,15 +422,15 @@ mod tests {
 
     #[test]
     fn record_is_bounded_in_count_and_bytes() {
-        let ledger = Arc::new(Ledger::new(RING_BYTES));
+        let recorder = Arc::new(Recorder::new(RING_BYTES));
         let body = Bytes::from(vec![b' '; 1024 * 1024]);
         for _ in 0..RING + 10 {
-            let guard = arrive(&ledger);
+            let guard = arrive(&recorder);
             guard.body(&body);
             guard.end();
         }
-        assert_eq!(ledger.requests().len(), RING);
-        let inner = ledger.inner.lock();
+        assert_eq!(recorder.requests().len(), RING);
+        let inner = recorder.inner.lock();
         let held: usize = inner
             .ring
             .iter()
@@ -443,7 +444,7 @@ mod tests {
 
     #[test]
     fn credentials_are_not_recorded() {
-        let ledger = Arc::new(Ledger::new(RING_BYTES));
+        let recorder = Arc::new(Recorder::new(RING_BYTES));
         let headers = HeaderMap::from_iter([
             (
                 http::header::AUTHORIZATION,
@@ -455,10 +456,10 @@ mod tests {
             ),
             (http::header::ACCEPT, http::HeaderValue::from_static("*/*")),
         ]);
-        ledger
+        recorder
             .arrived(Route::Other, http::Method::GET, "/".into(), headers)
             .end();
-        let request = ledger.requests().remove(0);
+        let request = recorder.requests().remove(0);
         assert!(request.authorized);
         assert!(!serde_json::to_string(&request).unwrap().contains("secret"));
         assert!(request.headers.contains(&("accept".into(), "*/*".into())));

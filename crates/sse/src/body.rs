@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use actix_web::body::{BodySize, MessageBody};
 use bytes::{Bytes, BytesMut};
+use tokenwire_core::engine::LostStream;
 use tokenwire_core::engine::Registry;
 use tokenwire_core::engine::resume::position_gone;
 use tokenwire_core::generation::{SharedPieces, Subscription, SubscriptionError};
@@ -204,9 +205,15 @@ impl MessageBody for SseBody {
                 let piece = this.frame.as_mut().and_then(Iterator::next);
                 Poll::Ready(piece.map(Ok))
             }
-            Poll::Ready(Some(Err(SubscriptionError::Expired))) if this.shows_expiry => {
+            Poll::Ready(Some(Err(
+                error @ (SubscriptionError::Expired | SubscriptionError::ProducerLost),
+            ))) if this.shows_expiry => {
                 let expired = this.subscription.take().map(|subscription| {
-                    let error = position_gone(&subscription.generation().meta().id);
+                    let id = &subscription.generation().meta().id;
+                    let error = match error {
+                        SubscriptionError::ProducerLost => LostStream::new(id).error,
+                        _ => position_gone(id),
+                    };
                     format!("data: {}\n\n", error.body())
                 });
                 let expired = expired.unwrap_or_default();

@@ -70,7 +70,9 @@ fn should_retry(error: &ApiError) -> &'static str {
     ]
     .iter()
     .any(|code| error.is(*code));
-    if ours && error.retryable {
+    // An upstream's limit has the same code.
+    let is_limited = error.is(ErrorCode::RateLimitExceeded) && error.kind == "rate_limit_error";
+    if (ours || is_limited) && error.retryable {
         "true"
     } else {
         "false"

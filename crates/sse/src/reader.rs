@@ -15,7 +15,7 @@ use tokenwire_core::generation::{Generation, ReaderGuard, Subscription};
 use tokenwire_core::model::error::ApiError;
 use tokenwire_core::model::gauge::Gauge;
 use tokenwire_core::model::id::{GenerationId, Owner, Seq};
-use tokenwire_core::model::shown::Include;
+use tokenwire_core::model::include::Include;
 
 use crate::body::{HeartbeatKind, SseBody, SseOptions};
 use crate::framing::{Bare, EventSource, Sdk};

@@ -8,9 +8,9 @@ use tokenwire_core::model::id::GenerationId;
 use tokenwire_core::model::record::RecordBatch;
 use tokio::sync::oneshot;
 
-use crate::files::StoreFile;
 use crate::index::Merged;
 use crate::recovery::Recovered;
+use crate::store_file::StoreFile;
 
 /// Where an answer goes.
 pub(crate) type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
@@ -40,4 +40,6 @@ pub(crate) struct Seal {
     pub(crate) epoch: Epoch,
     pub(crate) block: RecordBatch,
     pub(crate) object: Option<Bytes>,
+    /// The version that the log has from now on. The block has all of its records then.
+    pub(crate) version: Option<u8>,
 }

@@ -20,15 +20,15 @@ use tokenwire_core::model::record::RecordBatch;
 use tokio::sync::oneshot;
 
 use crate::command::{Command, Reply, Seal};
-use crate::files::Answers;
 use crate::folder::Folder;
 use crate::health::StoreStatus;
 use crate::index::Entry;
 use crate::options::DiskOptions;
+use crate::reader;
 use crate::recovery::{Recovered, recover};
 use crate::shared::Shared;
+use crate::store_file::Answers;
 use crate::writer::Writer;
-use crate::{reader, writer};
 
 /// Threads that read.
 const READERS: usize = 4;
@@ -52,7 +52,9 @@ pub struct OpenError {
 /// them: a disk that hangs does not keep the process from ending.
 pub struct DiskStore {
     pub(crate) shared: Arc<Shared>,
-    threads: Mutex<Vec<JoinHandle<()>>>,
+    pub(crate) threads: Mutex<Vec<JoinHandle<()>>>,
+    /// Works in its callers' threads, in a simulation.
+    pub(crate) inline: Option<Box<Mutex<Writer>>>,
 }
 
 impl fmt::Debug for DiskStore {
@@ -114,27 +116,17 @@ impl DiskStore {
             path: options.path.display().to_string(),
             source,
         };
-        let folder = Folder::create(&options.path).map_err(failed)?;
-        let Recovered {
-            index,
-            folders,
-            next_file,
-            ..
-        } = recover(&options, answers).map_err(failed)?;
-        let shared = Shared::new(options.clone(), folder, index, next_file);
-        let paths = folders.iter().map(|folder| folder.path.clone());
-        shared.taken.lock().extend(paths);
+        let (shared, writer) = Self::recovered(&options, answers).map_err(failed)?;
         let mut threads = Vec::new();
         let mut spawn = |name: String, run: Box<dyn FnOnce() + Send>| {
             threads.push(Builder::new().name(name).spawn(run)?);
             Ok(())
         };
-        let writer = writer::Writer::new(shared.clone(), folders);
         spawn("store-writer".to_owned(), Box::new(|| Writer::run(writer))).map_err(failed)?;
         let syncing = shared.clone();
         let sync = Box::new(move || {
-            let lost = |file| syncing.commands.send_now(Command::Lost(file));
             let interval = syncing.options.sync;
+            let lost = |file| syncing.commands.send_now(Command::Lost(file));
             syncing.syncer.run(interval, &syncing.health, lost);
         });
         spawn("store-syncer".to_owned(), sync).map_err(failed)?;
@@ -146,7 +138,31 @@ impl DiskStore {
         Ok(Self {
             shared,
             threads: Mutex::new(threads),
+            inline: None,
         })
+    }
+
+    /// Creates a folder and recovers those of earlier processes.
+    pub(crate) fn recovered(
+        options: &DiskOptions,
+        answers: &Answers,
+    ) -> io::Result<(Arc<Shared>, Writer)> {
+        let folder = Folder::create(&options.path, options.formats)?;
+        let Recovered {
+            index,
+            folders,
+            next_file,
+            others_read,
+            unsynced,
+            ..
+        } = recover(options, answers)?;
+        let shared = Shared::new(options.clone(), folder, index, next_file);
+        let paths = folders.iter().map(|folder| folder.path.clone());
+        shared.taken.lock().extend(paths);
+        shared.syncer.mark_earlier(unsynced);
+        shared.note_others(others_read.unwrap_or(u8::MAX));
+        let writer = Writer::new(shared.clone(), folders);
+        Ok((shared, writer))
     }
 
     /// Returns the ids of the logs that have not ended. After [`open`](Self::open) these are the
@@ -197,6 +213,7 @@ impl DiskStore {
         };
         if is_first {
             self.shared.commands.send_now(Command::Entries);
+            self.work();
         }
     }
 
@@ -214,6 +231,18 @@ impl DiskStore {
         from.take_while(|(key, _)| key.starts_with(prefix))
             .map(|(key, value)| (key.clone(), value.clone()))
             .collect()
+    }
+
+    /// Makes everything durable that was written so far.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] if a file cannot be synced: what it holds is written elsewhere, and
+    /// is durable later.
+    pub async fn sync(&self) -> Result<(), StoreError> {
+        let (reply, answer) = oneshot::channel();
+        self.shared.syncer.sync_all(reply);
+        self.work();
+        answer.await.unwrap_or_else(|_| Err(closed()))
     }
 
     /// Ends the threads once they have done what was asked of them, syncs the files, and frees the
@@ -236,7 +265,13 @@ impl DiskStore {
         let (reply, answer) = oneshot::channel();
         let sent = self.shared.commands.send(command(reply)).await;
         sent.map_err(|_| closed())?;
+        self.work();
         answer.await.unwrap_or_else(|_| Err(closed()))
+    }
+
+    fn end_log(&self, seal: Seal) -> StoreFuture<'_, ()> {
+        let seal = Box::new(seal);
+        self.change(|reply| Command::Seal(seal, reply)).boxed()
     }
 
     async fn look<T: Send + 'static>(
@@ -252,6 +287,7 @@ impl DiskStore {
         });
         let sent = self.shared.reads.send(job).await;
         sent.map_err(|_| closed())?;
+        self.work();
         answer.await.unwrap_or_else(|_| Err(closed()))
     }
 }
@@ -269,8 +305,13 @@ impl LogStore for DiskStore {
         async move {
             let count = blocks.len();
             let (reply, answer) = oneshot::channel();
-            let sent = self.shared.commands.send(Command::Append(blocks, reply));
-            let blocks = match sent.await {
+            let sent = self
+                .shared
+                .commands
+                .send(Command::Append(blocks, reply))
+                .await;
+            self.work();
+            let blocks = match sent {
                 Ok(()) => match answer.await {
                     Ok(appended) => return appended,
                     Err(_) => Blocks::default(),
@@ -290,13 +331,34 @@ impl LogStore for DiskStore {
         block: RecordBatch,
         object: Option<Bytes>,
     ) -> StoreFuture<'a, ()> {
-        let seal = Box::new(Seal {
+        self.end_log(Seal {
             id: id.clone(),
             epoch,
             block,
             object,
-        });
-        self.change(|reply| Command::Seal(seal, reply)).boxed()
+            version: None,
+        })
+    }
+
+    fn version(&self) -> u8 {
+        self.shared.version()
+    }
+
+    fn seal_in<'a>(
+        &'a self,
+        version: u8,
+        id: &'a GenerationId,
+        epoch: Epoch,
+        block: RecordBatch,
+        object: Option<Bytes>,
+    ) -> StoreFuture<'a, ()> {
+        self.end_log(Seal {
+            id: id.clone(),
+            epoch,
+            block,
+            object,
+            version: Some(version),
+        })
     }
 
     /// The kept log is written from the records, which else are read from all over the journal.
@@ -338,6 +400,7 @@ impl LogStore for DiskStore {
     fn renew(&self, ids: Vec<GenerationId>) -> BoxFuture<'_, ()> {
         async move {
             let _ = self.shared.commands.send(Command::Renew(ids)).await;
+            self.work();
         }
         .boxed()
     }

@@ -9,6 +9,7 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use tokenwire_core::log::Formats;
 use tokenwire_core::model::id::Tag;
 
 /// The file that is locked. It says which version of the format the folder has.
@@ -20,6 +21,9 @@ pub(crate) const VERSION: u32 = 1;
 /// The names of the files by which other processes reach this one begin with it. They are no
 /// records.
 const PEER: &str = "peer.";
+/// Says which versions of logs the process that holds the folder reads and writes: the highest that
+/// it reads, a space, and the lowest that it writes.
+const FORMATS: &str = "peer.formats";
 /// Folders that are not complete yet.
 const NEW: &str = ".new-";
 
@@ -47,20 +51,32 @@ impl Folder {
     ///
     /// # Errors
     /// Those of the file system.
-    pub(crate) fn create(root: &Path) -> io::Result<Self> {
+    pub(crate) fn create(root: &Path, formats: Formats) -> io::Result<Self> {
         create_root(root)?;
         let name = name(&Tag::random());
         let (new, path) = (root.join(format!("{NEW}{name}")), root.join(&name));
-        directory(&new)?;
+        let created = Self::create_at(&new, &path, formats);
+        if created.is_err() {
+            // A start that is tried again and again must not leave a folder each time.
+            let _ = fs::remove_dir_all(&new);
+        }
+        let lock = created?;
+        sync(root)?;
+        Ok(Self { path, _lock: lock })
+    }
+
+    /// Creates a folder as `new`, and gives it its name once it is complete. Returns its lock.
+    fn create_at(new: &Path, path: &Path, formats: Formats) -> io::Result<File> {
+        directory(new)?;
         let mut lock = create(&new.join(LOCK))?;
         writeln!(lock, "{NAME} {VERSION}")?;
         lock.try_lock()?;
         lock.sync_all()?;
-        sync(&new)?;
+        writeln!(create(&new.join(FORMATS))?, "{}", announcement(formats))?;
+        sync(new)?;
         // Other processes see it only once it is locked.
-        fs::rename(&new, &path)?;
-        sync(root)?;
-        Ok(Self { path, _lock: lock })
+        fs::rename(new, path)?;
+        Ok(lock)
     }
 
     /// Takes a folder that an earlier process left.
@@ -91,6 +107,19 @@ impl Folder {
             path: path.to_owned(),
             _lock: lock,
         }))
+    }
+
+    /// Announces what the process reads and writes that holds this folder now.
+    pub(crate) fn announce(&self, formats: Formats) {
+        let path = self.path.join(FORMATS);
+        if announced(&self.path) == formats && path.exists() {
+            return;
+        }
+        // A folder without it is that of a process that reads the first version only.
+        let _ = fs::remove_file(&path);
+        if let Ok(mut file) = create(&path) {
+            let _ = writeln!(file, "{}", announcement(formats));
+        }
     }
 
     /// Returns the folders below `root`, ours and others'.
@@ -141,6 +170,23 @@ fn name(tag: &Tag) -> String {
 pub(crate) fn tag(path: &Path) -> Option<Tag> {
     let (_, tag) = path.file_name()?.to_str()?.split_once('-')?;
     tag.parse().ok()
+}
+
+fn announcement(formats: Formats) -> String {
+    format!("{} {}", formats.read, formats.write)
+}
+
+/// Returns what the process that holds a folder reads and writes.
+pub(crate) fn announced(path: &Path) -> Formats {
+    let formats = || {
+        let text = fs::read_to_string(path.join(FORMATS)).ok()?;
+        let (read, write) = text.trim_end().split_once(' ')?;
+        Some(Formats {
+            read: read.parse().ok()?,
+            write: write.parse().ok()?,
+        })
+    };
+    formats().unwrap_or(Formats::FIRST)
 }
 
 fn is_of_peer(name: &OsStr) -> bool {

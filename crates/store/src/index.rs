@@ -12,7 +12,7 @@ use sha2::{Digest as _, Sha256};
 use tokenwire_core::log::{Epoch, LogHeader, StoreError};
 use tokenwire_core::model::id::{GenerationId, Owner, Seq};
 
-use crate::files::{FileId, Place, StoreFile};
+use crate::store_file::{FileId, Place, StoreFile};
 
 /// Ids of deleted logs that are remembered. A late append to an older one finds no log.
 const TOMBSTONES: usize = 1 << 16;
@@ -40,6 +40,8 @@ pub(crate) struct Index {
     pub(crate) running: HashSet<IdKey>,
     /// Running logs that have something in a file.
     pins: HashMap<FileId, usize>,
+    /// Journal files with running logs of a later version.
+    left_alone: HashSet<FileId>,
     /// Small records by key.
     pub(crate) entries: BTreeMap<String, Bytes>,
     /// Keys of those that changed and are not written yet.
@@ -131,6 +133,7 @@ impl Index {
     /// one that have not ended, and its small records.
     pub(crate) fn merge(&mut self, other: Self) -> Merged {
         self.files.extend(other.files);
+        self.left_alone.extend(other.left_alone);
         for key in other.deletions {
             self.delete(key);
         }
@@ -221,6 +224,15 @@ impl Index {
             }
             _ => None,
         }
+    }
+
+    /// Sorts running logs by their ids: the order of a map is another one in each process.
+    pub(crate) fn in_order(&self, mut keys: Vec<IdKey>) -> Vec<IdKey> {
+        keys.sort_by_key(|key| match self.logs.get(key) {
+            Some(Entry::Running(log)) => Some(&log.header.meta.id),
+            _ => None,
+        });
+        keys
     }
 
     /// Notes that a running log goes on with this frame.
@@ -314,9 +326,19 @@ impl Index {
         }
     }
 
+    /// Keeps a journal file for a process that reads later versions.
+    pub(crate) fn keep_file(&mut self, id: FileId) {
+        self.left_alone.insert(id);
+    }
+
+    /// Returns whether a file is kept for a process that reads later versions.
+    pub(crate) fn is_left_alone(&self, id: FileId) -> bool {
+        self.left_alone.contains(&id)
+    }
+
     /// Returns whether a running log has something in this file.
     pub(crate) fn is_pinned(&self, id: FileId) -> bool {
-        self.pins.get(&id).is_some_and(|count| *count > 0)
+        self.is_left_alone(id) || self.pins.get(&id).is_some_and(|count| *count > 0)
     }
 }
 

@@ -23,6 +23,10 @@
 //! * **Recovery.** A start takes the folders whose lock is free and uses their kept files where they
 //!   are. Logs that ran are [unfinished](DiskStore::unfinished) and can be adopted. A frame that is
 //!   damaged ends its own log only. A folder of another version is left alone.
+//! * **Versions.** Each process announces which versions of logs it reads. A log is written in the
+//!   lowest one that all of them read. Logs of later versions are left alone.
+//! * **Time.** A process counts the time since its start, so a clock that is set changes nothing.
+//!   Files that are dated in the future have just been written.
 //! * **Failures.** A disk that is full, read-only or hangs is an error of each operation, or none at
 //!   all. What a write left behind is cut off. The engine keeps its records and tries again.
 //!
@@ -52,15 +56,16 @@
 
 #![forbid(unsafe_code)]
 
-mod body;
 mod command;
 mod disk_store;
-mod files;
+mod entry_body;
 mod folder;
 mod frame;
 mod health;
 mod index;
+mod inline;
 mod listing;
+mod neighbours;
 mod options;
 mod output;
 mod queue;
@@ -70,11 +75,11 @@ mod recovery;
 pub mod redis;
 mod removal;
 mod shared;
+mod store_file;
 mod syncer;
-mod takeover;
 mod writer;
 
 pub use disk_store::{DiskStore, OpenError};
 pub use health::{StoreState, StoreStatus};
+pub use neighbours::{Neighbour, Neighbours};
 pub use options::DiskOptions;
-pub use takeover::{Neighbour, Neighbours};

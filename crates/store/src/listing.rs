@@ -4,17 +4,23 @@
 //! says where the last list lies. Each list says where the one before it lies. A file whose process
 //! was killed has no footer: it is read head by head.
 
+use std::sync::atomic::Ordering;
+
 use serde::{Deserialize, Serialize};
 use tokenwire_core::log::{LogHeader, StoreError};
 use tokenwire_core::model::id::GenerationId;
 
-use crate::body::{self, LogHead, ObjectHead};
-use crate::files::{StoreFile, failed};
+use crate::entry_body::{self, LogHead, ObjectHead, dated};
 use crate::frame::{self, FILE_HEAD, Found, Frames, HEAD, Kind};
 use crate::index::{KeyHash, header_key};
+use crate::store_file::{StoreFile, failed};
 
 /// Logs or objects of one list.
 pub(crate) const LISTED: usize = 256;
+
+/// What ended within this many seconds before a file was last written may have been lost with power,
+/// though its head is there: blocks become durable in any order.
+const RECENT: u64 = 30;
 
 /// Bytes of the frame at the end of a kept file.
 const FOOTER: usize = HEAD + 4;
@@ -52,7 +58,9 @@ impl Listed {
 /// Appends a list. Returns whether it fits.
 pub(crate) fn push_listing(out: &mut Vec<u8>, before: u32, items: Vec<Listed>) -> bool {
     let listing = Listing { before, items };
-    frame::push(out, Kind::Listing, 0, |out| body::encode(&listing, out))
+    frame::push(out, Kind::Listing, 0, |out| {
+        entry_body::encode(&listing, out)
+    })
 }
 
 /// Appends the footer of a file whose last list lies at this offset.
@@ -67,9 +75,19 @@ pub(crate) fn push_footer(out: &mut Vec<u8>, last: u32) {
 pub(crate) fn each_part(file: &StoreFile, mut f: impl FnMut(&[Listed])) {
     match lists(file) {
         Ok(Some(offsets)) => {
+            let newest = offsets.first().copied();
             for offset in offsets.into_iter().rev() {
                 match list(file, offset) {
-                    Ok(listing) => f(&listing.items),
+                    Ok(mut listing) => {
+                        if newest == Some(offset) {
+                            let is_there = |listed: &Listed| {
+                                let found = step(file, u64::from(listed.offset));
+                                matches!(found, Ok(Some((Some(_), _))))
+                            };
+                            listing.items.retain(is_there);
+                        }
+                        f(&listing.items);
+                    }
                     Err(error) => {
                         tracing::error!(%error, path = %file.path.display(), "a list of a kept file cannot be read");
                     }
@@ -106,7 +124,7 @@ fn lists(file: &StoreFile) -> Result<Option<Vec<u32>>, StoreError> {
 }
 
 fn list(file: &StoreFile, offset: u32) -> Result<Listing, StoreError> {
-    body::decode(&file.frame_at(u64::from(offset), Kind::Listing)?)
+    entry_body::decode(&file.frame_at(u64::from(offset), Kind::Listing)?)
 }
 
 /// What was found in a file without lists, until there is enough for a part.
@@ -131,7 +149,8 @@ impl<F: FnMut(&[Listed])> Part<F> {
     }
 }
 
-/// Reads the heads of a file's logs or objects. Their bytes are checked when they are read.
+/// Reads the heads of a file's logs or objects. Their bytes are checked when they are read, those of
+/// the last ones here.
 fn walk(file: &StoreFile, f: impl FnMut(&[Listed])) {
     let mut part = Part {
         items: Vec::new(),
@@ -161,20 +180,21 @@ fn step(file: &StoreFile, offset: u64) -> Result<Option<(Option<Listed>, u64)>, 
     let head = file.head(offset).map_err(failed)?;
     let head = head.ok_or(StoreError::Corrupt)?;
     let after = offset + head.frame_len() as u64;
-    let (header, rest) = match head.kind {
+    let (header, rest, ended_at) = match head.kind {
         Kind::Log => {
             let bytes = file.frame(offset, head.frame_len(), head.kind)?;
-            let log: LogHead = body::decode(&bytes)?;
+            let log: LogHead = entry_body::decode(&bytes)?;
             if !log.is_plausible() {
                 return Err(StoreError::Corrupt);
             }
-            (log.header()?, log.chunks_len())
+            let (rest, ended_at) = (log.chunks_len(), log.ended_at.unwrap_or_default());
+            (LogHeader::decode(&log.header), rest, ended_at)
         }
         Kind::Object => {
             let bytes = file.frame(offset, head.frame_len(), head.kind)?;
-            let object: ObjectHead = body::decode(&bytes)?;
-            let header = LogHeader::decode(&object.header)?;
-            (header, u64::from(object.length))
+            let object: ObjectHead = entry_body::decode(&bytes)?;
+            let rest = u64::from(object.length);
+            (LogHeader::decode(&object.header), rest, object.ended_at)
         }
         _ => return Ok(Some((None, after))),
     };
@@ -183,7 +203,19 @@ fn step(file: &StoreFile, offset: u64) -> Result<Option<(Option<Listed>, u64)>, 
         return Ok(None);
     }
     let offset = u32::try_from(offset).map_err(|_| StoreError::Corrupt)?;
-    Ok(Some((Some(Listed::new(&header, offset)), next)))
+    if dated(ended_at) + RECENT >= file.newest.load(Ordering::Relaxed)
+        && !file.has_frames(after, next)
+    {
+        tracing::error!(path = %file.path.display(), offset, "an ended stream was not written as a whole");
+        return Ok(Some((None, next)));
+    }
+    let listed = match header.map_err(StoreError::from) {
+        Ok(header) => Some(Listed::new(&header, offset)),
+        // A log of a later version is left alone.
+        Err(StoreError::UnknownVersion { .. }) => None,
+        Err(error) => return Err(error),
+    };
+    Ok(Some((listed, next)))
 }
 
 /// Reads the rest of a damaged file: looks for whole frames after the damage.

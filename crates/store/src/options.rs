@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use tokenwire_core::log::Formats;
+
 /// Where a [`DiskStore`](crate::DiskStore) keeps its files, and for how long.
 #[derive(Clone, Debug)]
 pub struct DiskOptions {
@@ -21,6 +23,8 @@ pub struct DiskOptions {
     pub file_bytes: u64,
     /// Most journal files. Logs that run for longer are written again.
     pub journal_files: usize,
+    /// The versions of logs that are read and written. Logs of later versions are left alone.
+    pub formats: Formats,
 }
 
 impl DiskOptions {
@@ -36,6 +40,7 @@ impl DiskOptions {
             retain_objects: Duration::from_secs(24 * 60 * 60),
             file_bytes: 64 << 20,
             journal_files: 8,
+            formats: Formats::CURRENT,
         }
     }
 }

@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 
 use tokenwire_core::log::StoreError;
 
-use crate::body::now;
-use crate::files::{FileKind, Place, StoreFile, failed};
+use crate::entry_body::now;
 use crate::frame::FILE_HEAD;
 use crate::health::Thread;
 use crate::listing::{LISTED, Listed, push_footer, push_listing};
 use crate::shared::Shared;
+use crate::store_file::{FileKind, Place, StoreFile, failed};
 use crate::syncer::remove;
 
 /// The files of one kind, of which the last one is written.

@@ -93,6 +93,11 @@ impl<T> Queue<T> {
         }
     }
 
+    /// Returns an item, if there is one.
+    pub(crate) fn try_receive(&self) -> Option<(T, Option<OwnedSemaphorePermit>)> {
+        self.state.lock().items.pop_front()
+    }
+
     /// Refuses new items. Those that wait are still received.
     pub(crate) fn close(&self) {
         self.state.lock().closed = true;

@@ -3,16 +3,16 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tokenwire_core::log::{LogHeader, StoreError, StoredLog};
+use tokenwire_core::log::{StoreError, StoredLog};
 use tokenwire_core::model::id::{GenerationId, Owner, Seq};
 use tokenwire_core::model::record::RecordBatch;
 
-use crate::body::{self, LogHead, ObjectHead};
-use crate::files::{Place, StoreFile};
+use crate::entry_body::{self, LogHead, ObjectHead};
 use crate::frame::{HEAD, Kind};
 use crate::index::{Entry, IdKey, Index, KeptLog, key_hash};
 use crate::queue::Received;
 use crate::shared::Shared;
+use crate::store_file::{Place, StoreFile};
 
 /// A frame of records, to be read.
 struct Piece {
@@ -33,14 +33,20 @@ pub(crate) fn run(shared: &Shared) {
 pub(crate) fn log_head(file: &StoreFile, place: Place) -> Result<(LogHead, u64), StoreError> {
     let offset = u64::from(place.offset);
     let bytes = file.frame_at(offset, Kind::Log)?;
-    Ok((body::decode(&bytes)?, offset + (HEAD + bytes.len()) as u64))
+    Ok((
+        entry_body::decode(&bytes)?,
+        offset + (HEAD + bytes.len()) as u64,
+    ))
 }
 
 /// Reads the head of an object, and where the object's frame begins.
 pub(crate) fn object_head(file: &StoreFile, place: Place) -> Result<(ObjectHead, u64), StoreError> {
     let offset = u64::from(place.offset);
     let bytes = file.frame_at(offset, Kind::Object)?;
-    Ok((body::decode(&bytes)?, offset + (HEAD + bytes.len()) as u64))
+    Ok((
+        entry_body::decode(&bytes)?,
+        offset + (HEAD + bytes.len()) as u64,
+    ))
 }
 
 /// Retries once: a log may be written elsewhere while it is read.
@@ -66,7 +72,7 @@ impl Shared {
             (None, None) => return Err(StoreError::NotFound),
         };
         Ok(StoredLog {
-            header: Arc::new(LogHeader::decode(&header)?),
+            header: Arc::new(entry_body::header(&header, self.options.formats.read)?),
             epoch_ends: epoch_ends.into_iter().map(Seq).collect(),
             end,
             sealed: true,
@@ -113,7 +119,7 @@ impl Shared {
                 let bytes = piece
                     .file
                     .frame(piece.offset, piece.length, Kind::Records)?;
-                let (first, records) = body::records(&bytes)?;
+                let (first, records) = entry_body::records(&bytes)?;
                 let records = RecordBatch::parse(first, records.to_vec())?;
                 for record in records.iter().filter(|record| record.next_seq() > from) {
                     if batch.is_empty() {
@@ -241,7 +247,7 @@ pub(crate) fn whole(
     shared: &Shared,
     key: IdKey,
     number: u32,
-) -> Result<body::WholeLog, StoreError> {
+) -> Result<entry_body::WholeLog, StoreError> {
     let pieces: Vec<_> = {
         let index = shared.index.lock();
         let Entry::Running(log) = index.get(key)? else {
@@ -249,12 +255,12 @@ pub(crate) fn whole(
         };
         pieces_of(&index, log)?
     };
-    let mut whole = body::WholeLog::default();
+    let mut whole = entry_body::WholeLog::default();
     for (piece, next) in pieces {
         let bytes = piece
             .file
             .frame(piece.offset, piece.length, Kind::Records)?;
-        let (_, records) = body::records(&bytes)?;
+        let (_, records) = entry_body::records(&bytes)?;
         whole.add(number, records, next);
     }
     Ok(whole)

@@ -3,25 +3,34 @@
 //! Each folder whose lock is free is taken. Its kept files are used where they are. Logs that ran
 //! are found in its journal, up to their last good frame.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use tokenwire_core::log::StoreError;
 use tokenwire_core::model::id::{GenerationId, Seq};
 use tokenwire_core::model::record::RecordBatch;
 
 use bytes::Bytes;
 
-use crate::body::{self, EntryBody, LogHead, now};
-use crate::files::{Answers, FileId, FileKind, Place, StoreFile};
-use crate::folder::{Folder, Taken};
+use crate::entry_body::{self, EntryBody, LogHead, dated, now, unix};
+use crate::folder::{Folder, Taken, announced};
 use crate::frame::{FILE_HEAD, FileHead, Found, Frames, Head, Kind};
 use crate::index::{Chunk, Entry, IdKey, Index, KeptLog, RunningLog};
 use crate::listing::{Listed, each_part};
 use crate::options::DiskOptions;
+use crate::store_file::{Answers, FileId, FileKind, Place, StoreFile};
+
+/// Seconds after which the system has written what no process has synced.
+const UNSYNCED: u64 = 60;
+/// A log that ended this long before the last one that its process ended was written to a kept file
+/// that was synced.
+const SETTLED: u64 = 60;
+/// Folders that cannot be read of which each is reported.
+const REPORTED: usize = 10;
 
 /// What earlier processes left.
 #[derive(Debug, Default)]
@@ -31,6 +40,12 @@ pub(crate) struct Recovered {
     pub(crate) folders: Vec<Folder>,
     pub(crate) next_file: FileId,
     pub(crate) answers: Answers,
+    /// Files that may not be durable.
+    pub(crate) unsynced: Vec<Arc<StoreFile>>,
+    /// Folders that cannot be read.
+    pub(crate) unreadable: usize,
+    /// The highest version of logs that all processes read whose folders are locked.
+    pub(crate) others_read: Option<u8>,
 }
 
 /// A log of a journal, while it is read.
@@ -54,30 +69,46 @@ pub(crate) fn recover(options: &DiskOptions, answers: &Answers) -> io::Result<Re
         answers.fetch_add(1, Ordering::Relaxed);
         match Folder::take(&path) {
             Ok(Taken::Free(folder)) => {
-                if recovered.folder(&folder, options) {
+                // One in which nothing is left needs no place among those that are held.
+                if recovered.folder(&folder, options) && !folder.remove_if_empty() {
+                    folder.announce(options.formats);
                     recovered.folders.push(folder);
                 }
             }
-            Ok(Taken::Locked) => {}
+            Ok(Taken::Locked) => {
+                let read = announced(&path).read;
+                let others = recovered.others_read.get_or_insert(read);
+                *others = read.min(*others);
+            }
             Ok(Taken::Foreign) => {
                 tracing::warn!(path = %path.display(), "left alone: not a folder of this version");
             }
-            Err(error) => {
-                tracing::error!(%error, path = %path.display(), "a folder of the store cannot be read");
-            }
+            Err(error) => recovered.cannot_read(&path, &error),
         }
+    }
+    if recovered.unreadable > REPORTED {
+        let folders = recovered.unreadable;
+        tracing::error!(folders, "so many folders of the store cannot be read");
     }
     Ok(recovered)
 }
 
 impl Recovered {
+    /// Reports a folder that cannot be read, unless there are many.
+    fn cannot_read(&mut self, path: &Path, error: &io::Error) {
+        self.unreadable += 1;
+        if self.unreadable <= REPORTED {
+            tracing::error!(%error, path = %path.display(), "a folder of the store cannot be read");
+        }
+    }
+
     /// Reads a folder. Returns false if it has files that this version does not know.
     pub(crate) fn folder(&mut self, folder: &Folder, options: &DiskOptions) -> bool {
         let files = match self.files(&folder.path) {
             Ok(Some(files)) => files,
             Ok(None) => return false,
             Err(error) => {
-                tracing::error!(%error, path = %folder.path.display(), "a folder of the store cannot be read");
+                self.cannot_read(&folder.path, &error);
                 return false;
             }
         };
@@ -89,10 +120,22 @@ impl Recovered {
         of(FileKind::Entries).for_each(|file| self.entries(file));
         of(FileKind::Objects).for_each(|file| self.kept(file));
         of(FileKind::Logs).for_each(|file| self.kept(file));
-        let mut found = HashMap::new();
-        of(FileKind::Journal).for_each(|file| journal(file, &self.index, &mut found));
-        for (_, log) in found {
-            self.running(log, options);
+        let mut journal = Journal::default();
+        for file in of(FileKind::Journal) {
+            journal.read(file, &self.index, options.formats.read);
+        }
+        if !journal.later.is_empty() {
+            let (logs, path) = (journal.later.len(), folder.path.display());
+            tracing::warn!(logs, %path, "running logs of a later version are left alone");
+        }
+        for file in journal.later.values().flatten() {
+            self.index.keep_file(*file);
+        }
+        for (_, log) in journal.logs {
+            self.running(log, journal.last_end, options);
+        }
+        for file in &files {
+            file.close();
         }
         true
     }
@@ -129,10 +172,12 @@ impl Recovered {
                     continue;
                 }
             };
-            let modified = fs::metadata(&path)?.modified()?;
-            let modified = modified.duration_since(std::time::UNIX_EPOCH);
-            let modified = modified.map_or(0, |since| since.as_secs());
+            let modified = dated(unix(fs::metadata(&path)?.modified()?));
             file.newest.store(modified, Ordering::Relaxed);
+            // A process that was killed may not have synced it.
+            if modified + UNSYNCED >= now() {
+                self.unsynced.push(file.clone());
+            }
             files.push(file);
         }
         for path in torn {
@@ -157,7 +202,7 @@ impl Recovered {
             if head.kind != Kind::Entry {
                 return;
             }
-            match body::decode::<EntryBody>(body) {
+            match entry_body::decode::<EntryBody>(body) {
                 Ok(EntryBody {
                     key,
                     value: Some(value),
@@ -207,15 +252,23 @@ impl Recovered {
         self.index.keep(key, kept);
     }
 
-    /// Adds a log of a journal, unless it has ended.
-    fn running(&mut self, found: JournalLog, options: &DiskOptions) {
+    /// Adds a log of a journal, unless it has ended. One whose end is lost, as after a loss of power,
+    /// has to be ended again. `last_end` is when the last one of its process ended.
+    fn running(&mut self, found: JournalLog, last_end: Option<u64>, options: &DiskOptions) {
         let JournalLog { log, ended } = found;
         let key = self.index.key(&log.header.meta.id);
         if self.index.is_deleted(key) {
             return;
         }
-        let retained = options.retain_logs.max(options.retain_objects).as_secs();
-        let expired = ended.is_some_and(|ended| ended + retained < now());
+        let retained = if log.header.meta.store {
+            options.retain_logs.max(options.retain_objects)
+        } else {
+            options.retain_logs
+        };
+        let removed = ended.is_some_and(|ended| {
+            let settled = last_end.is_some_and(|last| ended + SETTLED < last);
+            settled || dated(ended) + retained.as_secs() < now()
+        });
         match self.index.logs.get(&key) {
             // What it ended with is kept; an object alone does not say that it ended.
             Some(Entry::Kept(kept)) if kept.log.is_some() || ended.is_some() => return,
@@ -226,7 +279,7 @@ impl Recovered {
                 }
                 self.index.take_running(key);
             }
-            None if expired => return,
+            None if removed => return,
             _ => {}
         }
         self.index.insert_running(key, log);
@@ -252,72 +305,99 @@ fn each_frame(file: &StoreFile, mut f: impl FnMut(usize, &Head, &[u8])) {
     }
 }
 
-/// Reads the logs of a journal file, without those that the kept files have or that were deleted.
-/// Later files go on with the logs of earlier ones.
-fn journal(file: &StoreFile, index: &Index, logs: &mut HashMap<u32, JournalLog>) {
-    let length = file.len();
-    each_frame(file, |offset, head, body| {
-        let Ok(place) = u32::try_from(offset) else {
-            return;
-        };
-        let place = Place {
-            file: file.id,
-            offset: place,
-        };
-        match head.kind {
-            Kind::Log => {
-                let Ok(log) = body::decode::<LogHead>(body) else {
-                    return;
-                };
-                // One that was not written to its end leaves the earlier frames as they are.
-                let end = (offset + head.frame_len()) as u64 + log.chunks_len();
-                let known = logs.contains_key(&head.log);
-                if end > length && known {
-                    return;
-                }
-                match log.header() {
-                    Ok(header) if index.has_ended(&header.meta.id) => {
-                        logs.remove(&head.log);
+/// What the journal files of a folder hold.
+#[derive(Default)]
+struct Journal {
+    logs: HashMap<u32, JournalLog>,
+    /// The files with something of running logs of later versions, by their numbers.
+    later: HashMap<u32, BTreeSet<FileId>>,
+    /// When the last log ended.
+    last_end: Option<u64>,
+}
+
+impl Journal {
+    /// Reads the logs of a file, without those that the kept files have or that were deleted. Later files
+    /// go on with the logs of earlier ones. `read` is the highest version that is read.
+    fn read(&mut self, file: &StoreFile, index: &Index, read: u8) {
+        let Self {
+            logs,
+            later,
+            last_end,
+        } = self;
+        let length = file.len();
+        each_frame(file, |offset, head, body| {
+            let Ok(place) = u32::try_from(offset) else {
+                return;
+            };
+            let place = Place {
+                file: file.id,
+                offset: place,
+            };
+            match head.kind {
+                Kind::Log => {
+                    let Ok(log) = entry_body::decode::<LogHead>(body) else {
+                        return;
+                    };
+                    // One that was not written to its end leaves the earlier frames as they are.
+                    let end = (offset + head.frame_len()) as u64 + log.chunks_len();
+                    let known = logs.contains_key(&head.log);
+                    if end > length && known {
+                        return;
                     }
-                    Ok(header) => {
-                        let mut running = RunningLog::new(Arc::new(header), 0);
-                        running.epoch_ends = log.epoch_ends.into_iter().map(Seq).collect();
-                        running.pinned.push(file.id);
-                        let found = JournalLog {
-                            log: running,
-                            ended: None,
-                        };
-                        logs.insert(head.log, found);
+                    later.remove(&head.log);
+                    match log.header(read) {
+                        Ok(header) if index.has_ended(&header.meta.id) => {
+                            logs.remove(&head.log);
+                        }
+                        Ok(header) => {
+                            let mut running = RunningLog::new(Arc::new(header), 0);
+                            running.epoch_ends = log.epoch_ends.into_iter().map(Seq).collect();
+                            running.pinned.push(file.id);
+                            let found = JournalLog {
+                                log: running,
+                                ended: None,
+                            };
+                            logs.insert(head.log, found);
+                        }
+                        Err(StoreError::UnknownVersion { .. }) => {
+                            logs.remove(&head.log);
+                            later.insert(head.log, BTreeSet::from([file.id]));
+                        }
+                        Err(error) => {
+                            tracing::error!(%error, path = %file.path.display(), "a log cannot be recovered");
+                            logs.remove(&head.log);
+                        }
                     }
-                    Err(error) => {
-                        tracing::error!(%error, "a log cannot be recovered");
-                        logs.remove(&head.log);
+                }
+                Kind::Records => {
+                    if let Some(found) = logs.get_mut(&head.log) {
+                        extend(&mut found.log, body, place, head.frame_len());
+                    } else if let Some(files) = later.get_mut(&head.log) {
+                        files.insert(file.id);
                     }
                 }
-            }
-            Kind::Records => {
-                if let Some(found) = logs.get_mut(&head.log) {
-                    extend(&mut found.log, body, place, head.frame_len());
+                Kind::Ended => {
+                    let ended: Option<u64> = entry_body::decode(body).ok();
+                    *last_end = ended.max(*last_end);
+                    later.remove(&head.log);
+                    if let Some(found) = logs.get_mut(&head.log) {
+                        found.ended = ended;
+                    }
                 }
+                Kind::Object
+                | Kind::Bytes
+                | Kind::Deleted
+                | Kind::Entry
+                | Kind::Listing
+                | Kind::Footer => {}
             }
-            Kind::Ended => {
-                if let Some(found) = logs.get_mut(&head.log) {
-                    found.ended = body::decode(body).ok();
-                }
-            }
-            Kind::Object
-            | Kind::Bytes
-            | Kind::Deleted
-            | Kind::Entry
-            | Kind::Listing
-            | Kind::Footer => {}
-        }
-    });
+        });
+    }
 }
 
 /// Adds a frame to a log, if it follows the one before. After a damaged frame none does.
 fn extend(log: &mut RunningLog, body: &[u8], place: Place, length: usize) {
-    let Ok((first, records)) = body::records(body) else {
+    let Ok((first, records)) = entry_body::records(body) else {
         return;
     };
     if first != log.end {

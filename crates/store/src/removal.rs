@@ -1,8 +1,8 @@
 //! What the index forgets when a file is removed.
 
-use crate::files::{FileKind, Place, StoreFile};
 use crate::listing::{Listed, each_part};
 use crate::shared::Shared;
+use crate::store_file::{FileKind, Place, StoreFile};
 
 impl Shared {
     /// Forgets what lies in a file that is removed. Takes the lock for some logs at a time.

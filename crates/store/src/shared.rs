@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 
 use parking_lot::Mutex;
 
@@ -40,6 +40,8 @@ pub(crate) struct Shared {
     pub(crate) taken: Mutex<HashSet<PathBuf>>,
     /// Whether folders of further processes are left to others.
     pub(crate) leaves_folders: AtomicBool,
+    /// The version of logs that is written now.
+    version: AtomicU8,
 }
 
 impl Shared {
@@ -49,11 +51,10 @@ impl Shared {
         index: Index,
         next_file: u32,
     ) -> Arc<Self> {
+        let version = AtomicU8::new(options.formats.shared_with(u8::MAX));
         let health = Health::default();
         let bytes = index.files.values().map(|file| file.len()).sum();
-        health
-            .bytes
-            .store(bytes, std::sync::atomic::Ordering::Relaxed);
+        health.bytes.store(bytes, Ordering::Relaxed);
         Arc::new(Self {
             options,
             folder,
@@ -65,6 +66,20 @@ impl Shared {
             next_file: AtomicU32::new(next_file),
             taken: Mutex::default(),
             leaves_folders: AtomicBool::new(false),
+            version,
         })
+    }
+
+    /// The version of logs that is written now.
+    pub(crate) fn version(&self) -> u8 {
+        self.version.load(Ordering::Relaxed)
+    }
+
+    /// Notes the highest version that all other processes on the path read.
+    pub(crate) fn note_others(&self, read: u8) {
+        let version = self.options.formats.shared_with(read);
+        if self.version.swap(version, Ordering::Relaxed) != version {
+            tracing::info!(version, "logs are written in this version from now on");
+        }
     }
 }

@@ -9,9 +9,8 @@ use bytes::Bytes;
 use tokenwire_core::log::{Block, Blocks, Epoch, LogHeader, StoreError};
 use tokenwire_core::model::id::{GenerationId, Seq};
 
-use crate::body::{self, EntryBody, LogHead, ObjectHead, WholeLog, now};
 use crate::command::{Command, Seal};
-use crate::files::{FileId, FileKind, Place, StoreFile};
+use crate::entry_body::{self, EntryBody, LogHead, ObjectHead, WholeLog, now};
 use crate::folder::Folder;
 use crate::frame::{self, Kind};
 use crate::index::{Chunk, Entry, IdKey, KeptLog, RunningLog};
@@ -21,6 +20,7 @@ use crate::queue::{Received, after};
 use crate::reader::{log_head, object_head, whole};
 use crate::recovery::Recovered;
 use crate::shared::Shared;
+use crate::store_file::{FileId, FileKind, Place, StoreFile};
 use crate::syncer::remove;
 
 /// How often files are rotated and removed.
@@ -107,6 +107,15 @@ impl Writer {
         self.shared.syncer.close();
     }
 
+    /// Makes the changes that wait.
+    pub(crate) fn work(&mut self) {
+        while let Some((command, permit)) = self.shared.commands.try_receive() {
+            self.make(command);
+            drop(permit);
+            self.compact();
+        }
+    }
+
     fn make(&mut self, command: Command) {
         match command {
             Command::Create(header, reply) => {
@@ -138,7 +147,13 @@ impl Writer {
             }
             Command::Entries => self.write_entries(),
             Command::TakeOver(recovered, reply) => {
-                let Recovered { index, folders, .. } = *recovered;
+                let Recovered {
+                    index,
+                    folders,
+                    unsynced,
+                    ..
+                } = *recovered;
+                self.shared.syncer.mark_earlier(unsynced);
                 let bytes: u64 = index.files.values().map(|file| file.len()).sum();
                 self.shared.health.bytes.fetch_add(bytes, Ordering::Relaxed);
                 let merged = self.shared.index.lock().merge(index);
@@ -174,7 +189,7 @@ impl Writer {
         };
         self.buffer.clear();
         if !frame::push(&mut self.buffer, Kind::Log, number, |out| {
-            body::encode(&head, out);
+            entry_body::encode(&head, out);
         }) {
             return Err(StoreError::Corrupt);
         }
@@ -230,7 +245,7 @@ impl Writer {
         staged: &mut Vec<Staged>,
     ) -> Result<Seq, StoreError> {
         let offset = self.buffer.len();
-        if !body::push_records(&mut self.buffer, log, block.first, block.bytes) {
+        if !entry_body::push_records(&mut self.buffer, log, block.first, block.bytes) {
             return Err(StoreError::Corrupt);
         }
         staged.push(Staged {
@@ -324,6 +339,7 @@ impl Writer {
             epoch,
             block: last,
             object,
+            version,
         } = seal;
         let block = Block {
             id: &id,
@@ -355,6 +371,13 @@ impl Writer {
                 // It has ended already, with the same block.
                 (None, _) => return Ok(()),
             }
+        };
+        let header = match version.filter(|_| block.first == Seq(0)) {
+            Some(version) => Arc::new(LogHeader {
+                version,
+                ..LogHeader::clone(&header)
+            }),
+            None => header,
         };
         let whole = if block.first == Seq(0) {
             WholeLog::of(&last)
@@ -418,7 +441,7 @@ impl Writer {
         };
         self.buffer.clear();
         if !frame::push(&mut self.buffer, Kind::Object, 0, |out| {
-            body::encode(&head, out);
+            entry_body::encode(&head, out);
         }) {
             return Err(StoreError::Corrupt);
         }
@@ -461,7 +484,7 @@ impl Writer {
         }
         let mut bytes = Vec::new();
         frame::push(&mut bytes, Kind::Ended, number, |out| {
-            body::encode(&now(), out);
+            entry_body::encode(&now(), out);
         });
         let _ = self.journal.append(&self.shared, &mut bytes);
     }
@@ -583,7 +606,7 @@ impl Writer {
                 let key = key.clone();
                 let entry = EntryBody { key, value };
                 frame::push(&mut self.buffer, Kind::Entry, 0, |out| {
-                    body::encode(&entry, out);
+                    entry_body::encode(&entry, out);
                 });
             }
         }
@@ -668,11 +691,11 @@ impl Writer {
         let mut whole = WholeLog::default();
         for (next, length) in &head.chunks {
             let bytes = file.frame(offset, *length as usize, Kind::Records)?;
-            let (_, records) = body::records(&bytes)?;
+            let (_, records) = entry_body::records(&bytes)?;
             whole.add(0, records, Seq(*next));
             offset += u64::from(*length);
         }
-        let header = head.header()?;
+        let header = head.header(u8::MAX)?;
         self.buffer.clear();
         if whole.write(&mut self.buffer, 0, head).is_none() {
             return Err(StoreError::Corrupt);
@@ -703,7 +726,8 @@ impl Writer {
     fn pinning(&self, file: FileId) -> Vec<IdKey> {
         let index = self.shared.index.lock();
         let pins = |key: &&IdKey| matches!(index.logs.get(key), Some(Entry::Running(log)) if log.pinned.contains(&file));
-        index.running.iter().filter(pins).copied().collect()
+        let pinning = index.running.iter().filter(pins).copied().collect();
+        index.in_order(pinning)
     }
 
     /// Writes logs again that pin the oldest of too many journal files.
@@ -713,7 +737,7 @@ impl Writer {
             let journals = index
                 .files
                 .values()
-                .filter(|file| file.kind == FileKind::Journal);
+                .filter(|file| file.kind == FileKind::Journal && !index.is_left_alone(file.id));
             let ids: Vec<_> = journals.map(|file| file.id).collect();
             let too_many = ids.len() > self.shared.options.journal_files;
             ids.into_iter().min().filter(|_| too_many)
@@ -735,7 +759,8 @@ impl Writer {
         let long: Vec<IdKey> = {
             let index = self.shared.index.lock();
             let long = |key: &&IdKey| matches!(index.logs.get(key), Some(Entry::Running(log)) if log.chunks.len() > log.join_at);
-            index.running.iter().filter(long).copied().collect()
+            let long = index.running.iter().filter(long).copied().collect();
+            index.in_order(long)
         };
         for key in long {
             if self.rewrite(key, None).is_err() {
@@ -765,7 +790,7 @@ impl Writer {
     }
 
     /// Rotates files by time, and removes those that have been kept long enough.
-    fn tick(&mut self) {
+    pub(crate) fn tick(&mut self) {
         for output in [
             &mut self.journal,
             &mut self.logs,
@@ -834,7 +859,9 @@ impl Writer {
                 key,
                 value: Some(serde_bytes::ByteBuf::from(value.to_vec())),
             };
-            frame::push(&mut bytes, Kind::Entry, 0, |out| body::encode(&entry, out));
+            frame::push(&mut bytes, Kind::Entry, 0, |out| {
+                entry_body::encode(&entry, out)
+            });
         }
         let span = Duration::MAX;
         self.entries = Output::new(FileKind::Entries, span);

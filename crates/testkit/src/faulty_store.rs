@@ -288,6 +288,25 @@ impl LogStore for FaultyStore {
         self.inner.seals_whole()
     }
 
+    fn version(&self) -> u8 {
+        self.inner.version()
+    }
+
+    fn seal_in<'a>(
+        &'a self,
+        version: u8,
+        id: &'a GenerationId,
+        epoch: Epoch,
+        block: RecordBatch,
+        object: Option<Bytes>,
+    ) -> StoreFuture<'a, ()> {
+        let seal = move || {
+            let (block, object) = (copy(&block), object.clone());
+            self.inner.seal_in(version, id, epoch, block, object)
+        };
+        self.call(Operation::Seal, Some(()), seal).boxed()
+    }
+
     fn open<'a>(&'a self, id: &'a GenerationId) -> StoreFuture<'a, StoredLog> {
         let open = move || self.inner.open(id);
         self.call(Operation::Open, None, open).boxed()

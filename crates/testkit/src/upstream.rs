@@ -16,8 +16,8 @@ use tokenwire_core::model::error::{ApiError, ErrorCode};
 use tokenwire_core::upstream::decode::{Flow, SseDecoder, SseEvent};
 use tokenwire_core::upstream::translate::BodyEnd;
 use tokenwire_core::upstream::{
-    Endpoint, OpenError, SecretString, StreamStep, Target, TokenStream, Upstream, UpstreamHead,
-    UpstreamRequest, UpstreamResponse,
+    Asked, Endpoint, OpenError, SecretString, StreamStep, Target, TokenStream, Upstream,
+    UpstreamHead, UpstreamRequest, UpstreamResponse,
 };
 use tokio::sync::Notify;
 
@@ -162,6 +162,7 @@ impl Upstream for ScriptedUpstream {
         );
         let opening =
             (plan == OpeningPlan::Answer).then(|| ResponseHead::Answer(UpstreamHead::default()));
+        request.asked.begin();
         let script = Mutex::new(Script {
             opening,
             ..Script::default()
@@ -193,7 +194,9 @@ impl Endpoint for ScriptedUpstream {
         &self,
         request: UpstreamRequest,
     ) -> BoxFuture<'static, Result<UpstreamResponse, OpenError>> {
-        Upstream::open(self, request)
+        // The router counts the attempts.
+        let asked = Asked::default();
+        Upstream::open(self, UpstreamRequest { asked, ..request })
     }
 
     fn models(&self, _timeout: Duration) -> BoxFuture<'static, Result<Bytes, OpenError>> {

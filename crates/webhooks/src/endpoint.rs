@@ -7,7 +7,7 @@ use std::sync::Arc;
 use url::{Host, Url};
 
 use crate::address::is_public;
-use crate::signature::SigningKey;
+use crate::signing_key::SigningKey;
 
 /// Maximum length of a URL in bytes.
 pub(crate) const MAX_URL: usize = 2048;

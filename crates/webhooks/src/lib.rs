@@ -57,23 +57,23 @@ mod address;
 mod backoff;
 mod counters;
 mod delivery;
+mod delivery_queue;
 mod disabled;
-mod dispatcher;
 mod endpoint;
 mod event;
 mod host_queues;
-mod queue;
 mod records;
 mod resolver;
 mod sender;
-mod signature;
+mod signing_key;
+mod webhook_state;
 
 pub use counters::WebhookCounters;
 pub use delivery::Status;
+pub use delivery_queue::{NoRetry, Page};
 pub use endpoint::{UrlProblem, parse_url};
-pub use queue::{NoRetry, Page};
 pub use records::DeliveryRecords;
-pub use signature::{SecretProblem, SigningKey};
+pub use signing_key::{SecretProblem, SigningKey};
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -88,12 +88,12 @@ use tokenwire_core::request::{ResponsesRequest, StreamRequest};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use dispatcher::WebhookState;
+use delivery_queue::{Bounds, DeliveryQueue};
 use endpoint::Endpoint;
 use event::Event;
-use queue::{Bounds, DeliveryQueue};
 use records::{Owed, Record};
 use sender::{HttpSender, Sender};
+use webhook_state::WebhookState;
 
 /// The longest time that a delivery is retried, 100 years. Deadlines must fit the clock.
 const LONGEST_RETRY: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
@@ -238,7 +238,7 @@ impl Webhooks {
 
     /// Delivers until it is dropped. Run it once, on one runtime.
     pub async fn run(self) {
-        dispatcher::run(self.state, self.sender, self.timeout).await;
+        webhook_state::run(self.state, self.sender, self.timeout).await;
     }
 
     /// Makes one last attempt for every pending delivery at once, and waits for the results up to

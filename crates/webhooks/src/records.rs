@@ -10,7 +10,7 @@ use tokenwire_core::model::id::{GenerationId, Owner, random_id};
 use crate::delivery::Reason;
 use crate::endpoint::Endpoint;
 use crate::event::Event;
-use crate::signature::SigningKey;
+use crate::signing_key::SigningKey;
 
 /// Keeps small records beyond the process: one for each webhook that is owed, and one for each dead
 /// letter.

@@ -12,8 +12,8 @@ use tokenwire_core::model::time::unix_now;
 use tokenwire_core::upstream::parse_retry_after;
 
 use crate::delivery::{Attempted, DeliveryError};
+use crate::delivery_queue::Job;
 use crate::endpoint::leads_inside;
-use crate::queue::Job;
 use crate::resolver::{PublicResolver, Refused};
 
 /// Maximum number of response body bytes that are read, so that the receiver can finish writing.
@@ -146,7 +146,7 @@ mod tests {
     use super::*;
     use crate::endpoint::{Endpoint, parse_url};
     use crate::event::Event;
-    use crate::signature::SigningKey;
+    use crate::signing_key::SigningKey;
 
     /// A job whose URL was accepted when private hosts were allowed.
     fn job(url: &str) -> Job {

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tokenwire_core::model::id::GenerationId;
 
 use super::delivery::{Attempted, DeliveryError, Status};
-use super::queue::Job;
+use super::delivery_queue::Job;
 use super::*;
 
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
@@ -282,6 +282,8 @@ fn invalid_webhook_of_a_request_is_refused() {
             body: StreamRequest::parse(body.to_string().as_bytes()).unwrap(),
             owner: Owner::Anonymous,
             idempotency_key: None,
+            has_only_key: false,
+            refuses_webhooks: false,
             route: "/v1/responses",
             fingerprint: Vec::new(),
             headers: Vec::new(),

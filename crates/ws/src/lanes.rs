@@ -5,7 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use tokenwire_core::model::account::Charge;
 use tokenwire_core::request::ResponsesRequest;
 
-use crate::framing::StreamId;
+use crate::text_frames::StreamId;
 
 /// A lane's key: its name, or none for the socket's own lane.
 pub(crate) type LaneKey = Option<StreamId>;

@@ -18,17 +18,19 @@
 
 mod body;
 mod frame_guard;
-mod framing;
 mod lanes;
 mod message;
 mod read_loop;
 mod readers;
 mod replies;
 mod session;
+mod socket_credential;
+mod text_frames;
 mod upgrade;
 mod waiting_commands;
 
-pub use upgrade::{WebSocketOptions, upgrade};
+pub use socket_credential::{Renewal, SocketAccess, SocketCredential, SocketReads, TicketCheck};
+pub use upgrade::{WebSocketOptions, refuse, upgrade};
 
 /// The examples of the README are compiled as doctests.
 #[cfg(doctest)]

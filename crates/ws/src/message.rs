@@ -19,6 +19,8 @@ pub(crate) enum Command {
     Unsubscribe(Named),
     /// `tokenwire:ping`
     Ping,
+    /// `tokenwire:auth`
+    Auth(Auth),
 }
 
 /// The members of `tokenwire:resume`.
@@ -40,6 +42,19 @@ pub(crate) struct Named {
     pub(crate) response_id: String,
 }
 
+/// The members of `tokenwire:auth`.
+#[derive(Deserialize)]
+pub(crate) struct Auth {
+    pub(crate) ticket: String,
+}
+
+impl std::fmt::Debug for Auth {
+    /// Omits the ticket.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Auth")
+    }
+}
+
 /// A message that was refused.
 #[derive(Debug)]
 pub(crate) struct Rejected {
@@ -51,7 +66,7 @@ pub(crate) struct Rejected {
     pub(crate) stream_id: Option<String>,
 }
 
-const TYPES: &str = "'response.create', 'tokenwire:resume', 'tokenwire:cancel', 'tokenwire:unsubscribe' and 'tokenwire:ping'";
+const TYPES: &str = "'response.create', 'tokenwire:resume', 'tokenwire:cancel', 'tokenwire:unsubscribe', 'tokenwire:auth' and 'tokenwire:ping'";
 
 #[derive(Deserialize)]
 struct Envelope<'a> {
@@ -119,6 +134,17 @@ impl Command {
             Some("tokenwire:cancel") => read(message).map(Self::Cancel).map_err(reject),
             Some("tokenwire:unsubscribe") => read(message).map(Self::Unsubscribe).map_err(reject),
             Some("tokenwire:ping") => Ok(Self::Ping),
+            Some("tokenwire:auth") => match serde_json::from_str(message) {
+                Ok(auth) => Ok(Self::Auth(auth)),
+                // The error of the parser might quote the ticket.
+                Err(_) => {
+                    let error = ApiError::new(
+                        ErrorCode::MissingParameter,
+                        "Missing required parameter: 'ticket', a text.",
+                    );
+                    Err(reject(error.param("ticket")))
+                }
+            },
             Some(other) => {
                 let message = format!(
                     "Messages of type '{}' are not understood here; those that are: {TYPES}.",
@@ -209,6 +235,13 @@ pub(crate) fn resumed(response_id: &str, from: u64, head: Option<u64>, status: &
 /// Returns `tokenwire:tools_dropped`.
 pub(crate) fn tools_dropped(response_id: &str, types: &[String]) -> Vec<u8> {
     json!({"type": "tokenwire:tools_dropped", "response_id": response_id, "tools": types})
+        .to_string()
+        .into_bytes()
+}
+
+/// Returns `tokenwire:auth_expiring`: the credential ends in this many seconds.
+pub(crate) fn auth_expiring(seconds: u64) -> Vec<u8> {
+    json!({"type": "tokenwire:auth_expiring", "expires_in": seconds})
         .to_string()
         .into_bytes()
 }

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::frame_guard::{Refusal, Refused};
 use crate::session::SocketSession;
+use crate::socket_credential::Expiry;
 
 /// Pings and end of one socket.
 #[derive(Clone, Debug)]
@@ -21,8 +22,6 @@ pub(crate) struct KeepAlive {
     pub(crate) ping_interval: Duration,
     /// A peer that is silent for this long after a ping was due is cut.
     pub(crate) ping_timeout: Duration,
-    /// Cancelled when the socket has to close, since its credential is revoked.
-    pub(crate) revoked: Option<CancellationToken>,
     /// Whether the socket closes at once if another process reads its streams on.
     pub(crate) leaves: bool,
 }
@@ -42,7 +41,7 @@ const SERVICE_RESTART: u16 = 1012;
 const TRY_AGAIN_LATER: u16 = 1013;
 
 /// Asks for another credential.
-const CREDENTIAL_REFUSED: u16 = 4401;
+pub(crate) const CREDENTIAL_REFUSED: u16 = 4401;
 
 /// Runs until the client leaves, is silent for too long, breaks the protocol, or the body is
 /// dropped.
@@ -70,13 +69,9 @@ pub(crate) async fn read_loop(
         }
     };
     tokio::pin!(closing);
-    let revoked = async {
-        match &keep_alive.revoked {
-            Some(revoked) => revoked.cancelled().await,
-            None => std::future::pending().await,
-        }
-    };
-    tokio::pin!(revoked);
+    let renewed = socket
+        .upgrade()
+        .map_or_else(Rc::default, |socket| socket.borrow().renewed());
     let mut drain: Option<Interval> = None;
     let room = socket
         .upgrade()
@@ -86,6 +81,10 @@ pub(crate) async fn read_loop(
         let has_room = socket
             .upgrade()
             .is_none_or(|socket| socket.borrow().has_room());
+        let (revoked, expiry) = socket.upgrade().map_or((None, None), |socket| {
+            let socket = socket.borrow();
+            (socket.revoked(), socket.expiry())
+        });
         tokio::select! {
             message = messages.recv(), if has_room => {
                 last_message = Instant::now();
@@ -97,7 +96,14 @@ pub(crate) async fn read_loop(
             }
             // A client that reads what waits for it is there, though nothing of it is read.
             () = room.notified(), if !has_room => last_message = Instant::now(),
-            () = &mut revoked => break Some((CREDENTIAL_REFUSED, "the credential was revoked")),
+            () = cancelled(revoked.as_ref()) => {
+                break Some((CREDENTIAL_REFUSED, "the credential was revoked"));
+            }
+            () = due(expiry), if expiry.is_some() => match (expiry, socket.upgrade()) {
+                (Some(Expiry::Notice(_)), Some(socket)) => socket.borrow_mut().tell_expiry(),
+                _ => break Some((CREDENTIAL_REFUSED, "the credential has expired")),
+            },
+            () = renewed.notified() => {}
             _ = pings.tick() => {
                 if session.ping(b"").await.is_err() {
                     break None;
@@ -156,6 +162,20 @@ const DRAIN_CHECK: Duration = Duration::from_millis(50);
 
 /// The time that a new socket has for its first message while the gateway drains.
 const FIRST_MESSAGE: Duration = Duration::from_secs(5);
+
+async fn cancelled(token: Option<&CancellationToken>) {
+    match token {
+        Some(token) => token.cancelled().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn due(expiry: Option<Expiry>) {
+    match expiry {
+        Some(Expiry::Notice(at) | Expiry::Close(at)) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
 
 async fn tick(interval: Option<&mut Interval>) {
     match interval {

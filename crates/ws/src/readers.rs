@@ -7,8 +7,8 @@ use tokenwire_core::generation::{SharedPieces, Subscription, SubscriptionError};
 use tokenwire_core::model::gauge::{Gauge, GaugeGuard};
 use tokenwire_core::model::id::GenerationId;
 
-use crate::framing::StreamId;
 use crate::lanes::LaneKey;
+use crate::text_frames::StreamId;
 
 /// The most that one poll of the body gives, give or take what one reader has.
 pub(crate) const POLL_BYTES: usize = 64 * 1024;

@@ -5,8 +5,8 @@ use std::collections::VecDeque;
 use bytes::BytesMut;
 use tokenwire_core::generation::SharedPieces;
 
-use crate::framing::put_text;
 use crate::readers::{Frames, POLL_BYTES};
+use crate::text_frames::put_text;
 
 /// The bytes of waiting replies beyond which nothing is done that causes another.
 const MAX_REPLIES: usize = 1024 * 1024;

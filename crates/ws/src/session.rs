@@ -22,16 +22,18 @@ use tokenwire_core::model::account::AccountKind;
 use tokenwire_core::model::error::{ApiError, ErrorCode};
 use tokenwire_core::model::gauge::Gauge;
 use tokenwire_core::model::id::{GenerationId, Seq};
-use tokenwire_core::model::shown::Include;
+use tokenwire_core::model::include::Include;
 use tokenwire_core::model::snapshot::Status;
 use tokenwire_core::request::{ResponsesRequest, StreamRequest};
 use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 
-use crate::framing::{StreamId, TextFrames};
 use crate::lanes::{LaneKey, Lanes, QueuedCreate};
 use crate::message::{self, Command, Named, Rejected, Resume};
 use crate::readers::{Broken, Frames, POLL_BYTES, Readers};
 use crate::replies::Replies;
+use crate::socket_credential::{Expiry, SocketCredential, TicketCheck};
+use crate::text_frames::{StreamId, TextFrames};
 use crate::waiting_commands::WaitingCommands;
 
 /// Bounds and identity of one socket.
@@ -44,6 +46,8 @@ pub(crate) struct SessionOptions {
     pub(crate) readers: Gauge,
     /// Whether the client takes `tokenwire:` events from the start.
     pub(crate) extensions: bool,
+    pub(crate) credential: SocketCredential,
+    pub(crate) tickets: Option<Rc<dyn TicketCheck>>,
 }
 
 pub(crate) struct SocketSession {
@@ -63,6 +67,10 @@ pub(crate) struct SocketSession {
     freed: VecDeque<LaneKey>,
     /// Wakes the reading task once there is room for replies.
     room: Rc<Notify>,
+    /// Whether the client was told that its credential ends.
+    told: bool,
+    /// Wakes the reading task once the credential was replaced.
+    renewed: Rc<Notify>,
 }
 
 impl SocketSession {
@@ -79,6 +87,8 @@ impl SocketSession {
             body: None,
             freed: VecDeque::new(),
             room: Rc::default(),
+            told: false,
+            renewed: Rc::default(),
         }
     }
 
@@ -110,6 +120,35 @@ impl SocketSession {
         self.room.clone()
     }
 
+    /// Cancelled when the credential is revoked.
+    pub(crate) fn revoked(&self) -> Option<CancellationToken> {
+        self.options.credential.revoked.clone()
+    }
+
+    /// Returns what is to be done about the credential's end, and when.
+    pub(crate) fn expiry(&self) -> Option<Expiry> {
+        self.options.credential.expiry(self.told)
+    }
+
+    /// Notified when the credential was replaced.
+    pub(crate) fn renewed(&self) -> Rc<Notify> {
+        self.renewed.clone()
+    }
+
+    /// Tells the client that its credential ends, if it takes such a message.
+    pub(crate) fn tell_expiry(&mut self) {
+        self.told = true;
+        let left = self.options.credential.left().unwrap_or_default();
+        if self.extensions.load(Ordering::Relaxed) {
+            // Rounded up: one that has not ended yet does not end in 0 seconds.
+            self.reply(
+                &message::auth_expiring(left.as_millis().div_ceil(1000) as u64),
+                None,
+            );
+            self.wake();
+        }
+    }
+
     /// Handles one message of the client.
     pub(crate) fn on_message(&mut self, text: &str) {
         let command = Command::parse(text);
@@ -130,6 +169,7 @@ impl SocketSession {
                 }
             }
             Ok(Command::Ping) => self.reply(message::PONG, None),
+            Ok(Command::Auth(auth)) => self.authenticate(auth.ticket),
             Err(rejected) => {
                 let Rejected {
                     error,
@@ -187,6 +227,9 @@ impl SocketSession {
             }
         };
         let lane: LaneKey = request.stream_id().map(Into::into);
+        if let Err(error) = self.options.credential.access.check_start() {
+            return self.reply(&message::error(&error), lane.as_deref());
+        }
         if !self.lanes.is_busy(&lane) {
             let running = self.lanes.running();
             if running >= self.options.max_lanes {
@@ -290,6 +333,9 @@ impl SocketSession {
             Ok(id) => id,
             Err(error) => return self.failed_resume(&resume, &error),
         };
+        if let Err(error) = self.options.credential.access.check_id(&id) {
+            return self.failed_resume(&resume, &error);
+        }
         let owner = self.options.caller.owner.clone();
         if let Some(generation) = self.engine.find_local(&id, &owner) {
             return self.resume_known(&resume, &generation);
@@ -312,6 +358,14 @@ impl SocketSession {
             Ok(Resumption::NothingLeft {
                 generation: Some(generation),
             }) => session.resume_known(&resume, &generation),
+            // Of a lost stream nothing shows under which key it was started.
+            Ok(Resumption::NothingLeft { generation: None } | Resumption::Lost(_))
+                if session.options.credential.access.reads_by_key() =>
+            {
+                let message = format!("Response with id '{}' not found.", resume.response_id);
+                let error = ApiError::new(ErrorCode::NotFound, message);
+                session.failed_resume(&resume, &error);
+            }
             Ok(Resumption::NothingLeft { generation: None }) => {
                 let from = resume
                     .starting_after
@@ -322,6 +376,9 @@ impl SocketSession {
                 session.reply(&reply, resume.stream_id.as_deref());
             }
             Ok(Resumption::Reset { generation }) => {
+                if let Err(error) = session.options.credential.access.check(&generation) {
+                    return session.failed_resume(&resume, &error);
+                }
                 let name: Option<StreamId> = resume.stream_id.as_deref().map(Into::into);
                 session.reset(&generation, name.as_ref(), Include::default());
             }
@@ -348,6 +405,7 @@ impl SocketSession {
         resume: &Resume,
         generation: &Arc<Generation>,
     ) -> Result<(), ApiError> {
+        self.options.credential.access.check(generation)?;
         let (response_id, after) = (&resume.response_id, resume.starting_after);
         // Attached before the old reader ends, so that the generation never has zero readers.
         let guard = generation.attach();
@@ -404,18 +462,49 @@ impl SocketSession {
             Ok(id) => id,
             Err(error) => return self.failed_command(&named, &error),
         };
+        let access = self.options.credential.access.clone();
+        if let Err(error) = access.check_cancel().and_then(|()| access.check_id(&id)) {
+            return self.failed_command(&named, &error);
+        }
         let owner = self.options.caller.owner.clone();
         if let Some(generation) = self.engine.find_local(&id, &owner) {
-            return generation.cancel();
+            return match access.check(&generation) {
+                Ok(()) => generation.cancel(),
+                Err(error) => self.failed_command(&named, &error),
+            };
         }
         if let Err(error) = self.may_wait() {
             return self.failed_command(&named, &error);
         }
         let engine = self.engine.clone();
         let finding = async move { engine.find(&id, &owner).await };
-        self.perform(finding, move |session, found| match found {
-            Ok(generation) => generation.cancel(),
-            Err(error) => session.failed_command(&named, &error),
+        self.perform(finding, move |session, found| {
+            let checked = found.and_then(|found| access.check(&found).map(|()| found));
+            match checked {
+                Ok(generation) => generation.cancel(),
+                Err(error) => session.failed_command(&named, &error),
+            }
+        });
+    }
+
+    /// Replaces the credential by a ticket of the same owner.
+    fn authenticate(&mut self, ticket: String) {
+        let Some(tickets) = self.options.tickets.clone() else {
+            return;
+        };
+        if let Err(error) = self.may_wait() {
+            return self.reply(&message::command_error(None, &error), None);
+        }
+        let checking = tickets.renew(ticket, self.options.caller.owner.clone());
+        self.perform(checking, |session, checked| match checked {
+            Ok(renewal) => {
+                session.options.caller = renewal.caller;
+                session.options.credential = renewal.credential;
+                session.engine = renewal.engine;
+                session.told = false;
+                session.renewed.notify_one();
+            }
+            Err(error) => session.reply(&message::command_error(None, &error), None),
         });
     }
 
@@ -546,13 +635,23 @@ impl SocketSession {
         } = broken;
         let name = stream_id.as_deref();
         let left = self.engine.find_local(id, &self.options.caller.owner);
+        let lost = matches!(error, SubscriptionError::ProducerLost);
         let extensions = self.extensions.load(Ordering::Relaxed);
         if let (Some(generation), SubscriptionError::Expired, true) = (left, error, extensions) {
             return self.reset(&generation, stream_id.as_ref(), Include::default());
         }
-        let gone = ApiError::new(
-            ErrorCode::PositionGone,
-            format!("The stream cannot be read any further: {error}."),
+        let lost = lost.then(|| LostStream::new(id));
+        if let (Some(lost), true) = (&lost, extensions) {
+            return self.reply(&lost.event, name);
+        }
+        let gone = lost.map_or_else(
+            || {
+                ApiError::new(
+                    ErrorCode::PositionGone,
+                    format!("The stream cannot be read any further: {error}."),
+                )
+            },
+            |lost| lost.error,
         );
         let reply = if extensions {
             message::command_error(Some(id.as_str()), &gone)

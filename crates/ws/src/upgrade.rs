@@ -7,15 +7,16 @@ use std::time::Duration;
 use actix_web::dev::Payload;
 use actix_web::error::PayloadError;
 use actix_web::{FromRequest as _, HttpRequest, HttpResponse, web};
+use actix_ws::CloseReason;
 use tokenwire_core::engine::{Caller, Engine};
 use tokenwire_core::model::error::{ApiError, ErrorCode};
 use tokenwire_core::model::gauge::Gauge;
-use tokio_util::sync::CancellationToken;
 
 use crate::body::SocketBody;
 use crate::frame_guard::{FrameGuard, MessageLimits};
-use crate::read_loop::{KeepAlive, read_loop};
+use crate::read_loop::{CREDENTIAL_REFUSED, KeepAlive, read_loop};
 use crate::session::{SessionOptions, SocketSession};
+use crate::socket_credential::{SocketCredential, TicketCheck};
 
 /// Bounds and timeouts of one socket. The defaults suit a socket of one browser tab.
 #[derive(Clone, Debug)]
@@ -39,8 +40,10 @@ pub struct WebSocketOptions {
     /// Whether the socket closes at once when the gateway drains and another process reads its
     /// streams on. If not, it closes once nothing runs on it.
     pub leaves: bool,
-    /// Cancelled when the caller's credential is revoked: the socket closes with 4401.
-    pub revoked: Option<CancellationToken>,
+    /// What the client may do, and how long.
+    pub credential: SocketCredential,
+    /// Checks the tickets that clients send. Without it `tokenwire:auth` changes nothing.
+    pub tickets: Option<Rc<dyn TicketCheck>>,
     /// Counts the sockets.
     pub sockets: Gauge,
     /// Counts the streams that sockets read.
@@ -61,7 +64,8 @@ impl Default for WebSocketOptions {
             ping_interval: Duration::from_secs(20),
             ping_timeout: Duration::from_secs(10),
             leaves: false,
-            revoked: None,
+            credential: SocketCredential::default(),
+            tickets: None,
             sockets: Gauge::default(),
             readers: Gauge::default(),
         }
@@ -70,6 +74,9 @@ impl Default for WebSocketOptions {
 
 type BoxedPayloadStream =
     std::pin::Pin<Box<dyn futures::Stream<Item = Result<bytes::Bytes, PayloadError>>>>;
+
+/// The time that a client has to answer a close.
+const LAST_CLOSE: Duration = Duration::from_secs(1);
 
 /// The only subprotocol. Clients need not offer it; the SDKs do not.
 const SUBPROTOCOL: &str = "tokenwire.v1";
@@ -112,6 +119,8 @@ pub fn upgrade(
         max_lanes: options.max_lanes,
         max_queued: options.max_queued,
         readers: options.readers,
+        credential: options.credential,
+        tickets: options.tickets,
         extensions: offers_subprotocol(request),
     };
     let socket = Rc::new(RefCell::new(SocketSession::new(engine, session_options)));
@@ -119,7 +128,6 @@ pub fn upgrade(
         ping_interval: options.ping_interval,
         ping_timeout: options.ping_timeout,
         leaves: options.leaves,
-        revoked: options.revoked,
     };
     // The body owns the session. When the connection ends, the body is dropped, and the readers
     // with it.
@@ -134,6 +142,35 @@ pub fn upgrade(
     Ok(head
         .set_body(SocketBody::new(control, socket, options.sockets.enter()))
         .map_into_boxed_body())
+}
+
+/// Answers the upgrade and closes the socket with 4401: a page cannot see a status.
+///
+/// # Errors
+/// As [`upgrade`].
+pub fn refuse(
+    request: &HttpRequest,
+    mut payload: Payload,
+    reason: &str,
+) -> Result<HttpResponse, ApiError> {
+    let payload = web::Payload::from_request(request, &mut payload)
+        .into_inner()
+        .map_err(|error| invalid(&error))?;
+    let (response, session, mut messages) =
+        actix_ws::handle_with_protocols(request, payload, &[SUBPROTOCOL])
+            .map_err(|error| invalid(&error))?;
+    let reason = CloseReason {
+        code: CREDENTIAL_REFUSED.into(),
+        // A close frame has room for 123 bytes.
+        description: Some(reason.chars().filter(char::is_ascii).take(123).collect()),
+    };
+    actix_web::rt::spawn(async move {
+        let _ = session.close(Some(reason)).await;
+        // The client's own close ends the connection in order.
+        let gone = async { while let Some(Ok(_)) = messages.recv().await {} };
+        let _ = tokio::time::timeout(LAST_CLOSE, gone).await;
+    });
+    Ok(response)
 }
 
 /// Whether the client offers [`SUBPROTOCOL`].

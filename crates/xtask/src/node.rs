@@ -231,7 +231,7 @@ pub(crate) fn test(context: &Context<'_>) -> Result<Outcome, Error> {
 }
 
 /// The tests that need no browser.
-const WITHOUT_BROWSER: [&str; 2] = ["client.test.mjs", "types.test.mjs"];
+const WITHOUT_BROWSER: [&str; 3] = ["client.test.mjs", "reconnect.test.mjs", "types.test.mjs"];
 
 /// The step: the client module in Node, over working and failing connections.
 ///

@@ -91,6 +91,8 @@ pub(crate) fn simulation(context: &Context<'_>) -> Result<Outcome, Error> {
             "test",
             "--package",
             "tokenwire-core",
+            "--package",
+            "tokenwire-store",
             "--test",
             "simulation",
         ])

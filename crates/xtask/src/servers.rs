@@ -59,7 +59,8 @@ struct Server {
 // === impl Servers ===
 
 impl Servers {
-    /// Starts two gateways: one for most tests, and one that deletes a stream soon after its end.
+    /// Starts three gateways: one for most tests, one that deletes a stream soon after its end, and one
+    /// with keys that have limits.
     ///
     /// # Errors
     /// A server does not build, does not start, or does not answer in time.
@@ -77,6 +78,7 @@ impl Servers {
                 "forgetful-gateway",
                 "forgetful.yaml",
             ),
+            gateway("TOKENWIRE_LIMITED_URL", "limited-gateway", "limited.yaml"),
         ];
         Self::start_all(workspace, &[], gateways)
     }

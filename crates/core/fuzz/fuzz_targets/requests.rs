@@ -12,7 +12,7 @@ fuzz_target!(|body: &[u8]| {
     match StreamRequest::parse(body) {
         Ok(StreamRequest::Chat(chat)) => {
             let _ = chat.request_fields();
-            let renamed = chat.upstream_body(Some("m"));
+            let renamed = chat.upstream_body(Some("m"), true);
             let again = ChatRequest::parse(&renamed).expect("the renamed body is a request");
             assert_eq!(again.model(), Some("m"));
             if let Ok(translated) = chat.to_responses("m") {

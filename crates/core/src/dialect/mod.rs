@@ -4,15 +4,15 @@
 //! transport adapter. `[DONE]` and error payloads belong to the dialect, not to the framing.
 
 mod chat;
+mod chat_completion;
 mod chat_delta;
-mod completion;
 mod frame_output;
 mod item_index;
 mod large_frame;
 mod responses;
 mod text;
 
-pub(crate) use completion::chat_completion;
+pub(crate) use chat_completion::chat_completion;
 pub(crate) use item_index::ItemIndex;
 pub use large_frame::{FrameHead, Wrapping};
 pub(crate) use large_frame::{FrameReader, LargeFrames};
@@ -26,13 +26,13 @@ use self::frame_output::{FrameOutput, FrameTarget};
 
 use crate::model::event::{ItemHead, item_id};
 use crate::model::id::{GenerationId, Seq};
+use crate::model::include::{Form, Include};
 use crate::model::json::{self, Unescaper};
 use crate::model::output::Output;
 use crate::model::pieces::Pieces;
 use crate::model::record::{
     Content, CorruptRecord, FullRecord, KnownTemplate, RecordRef, StoredHoles, Template,
 };
-use crate::model::shown::{Form, Include};
 use crate::model::snapshot::{Api, Meta, Snapshot};
 
 /// The JSON that a reader gets.

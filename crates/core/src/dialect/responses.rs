@@ -6,10 +6,10 @@ use crate::model::event::item_id;
 use crate::model::event::{DeltaKind, DeltaTarget, Ending, EventKind, ItemHead, PartKind};
 use crate::model::folded_json::has_marks;
 use crate::model::id::Seq;
+use crate::model::include::{Form, Include};
 use crate::model::json;
 use crate::model::output::Output;
 use crate::model::record::FullRecord;
-use crate::model::shown::{Form, Include};
 use crate::model::snapshot::{
     Meta, ResponseObject, Snapshot, Status, write_empty_part, write_item_head,
 };

@@ -1,14 +1,24 @@
 //! Taking over the logs of writers that are lost.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
-use super::{SharedEngine, lost};
+use super::located::StoredGeneration;
+use super::stored_source::unreadable;
+use super::{Registry, SharedEngine, lost_stream, unreachable};
 use crate::generation::Generation;
-use crate::log::StoreError;
+use crate::log::{LogStore, StoreError};
+use crate::model::account::Account;
+use crate::model::error::ApiError;
 use crate::model::id::GenerationId;
-use crate::model::shown::Form;
+use crate::model::include::Form;
+
+/// How long a request waits for an adoption, its own or another process'.
+const ADOPTED: Duration = Duration::from_secs(5);
+/// The pause between two looks at a log that another process adopts.
+const PAUSE: Duration = Duration::from_millis(100);
 
 impl SharedEngine {
     /// Takes over a stored log whose writer is lost, and ends it in the next epoch: closes what is
@@ -16,7 +26,7 @@ impl SharedEngine {
     /// [resume table](super::resume) says. The ending is stored when this returns.
     ///
     /// A log that has ended is only read. A generation that this process has is returned as it is.
-    /// The caller makes sure that the writer is lost: one that is alive is fenced, and its readers
+    /// The caller makes sure that the writer is lost_stream: one that is alive is fenced, and its readers
     /// are cut off.
     ///
     /// # Errors
@@ -34,24 +44,112 @@ impl SharedEngine {
                 return Ok(local);
             }
         }
-        let adopted = match store.adopt(id).await {
-            Ok(epoch) => Some(epoch),
-            Err(StoreError::Sealed) => None,
-            Err(error) => return Err(error),
-        };
-        let account = self.account.clone();
-        let generation = Generation::restore(&**store, id, account).await?;
-        if let Some(epoch) = adopted {
-            let ending = generation.end_adopted(epoch, &lost::writer_lost(id))?;
-            let object = generation
-                .meta()
-                .store
-                .then(|| generation.response_in(Form::Kept));
-            let object = object.map(Into::into);
-            store.seal(id, epoch, ending, object).await?;
-            tracing::info!(generation = %id, ?epoch, "ended the log of a lost writer");
-        }
+        let generation = adopt_log(&**store, id, self.account.clone()).await?;
         let directory = &self.registry.directory;
         Ok(directory.insert_stored(generation, Instant::now()))
     }
+
+    /// As [`SharedEngine::adopt`], from the store of all nodes. If another process adopts the log at
+    /// the same time, waits for its end.
+    ///
+    /// # Errors
+    /// As [`SharedEngine::adopt`], but never [`StoreError::Fenced`].
+    pub async fn adopt_replica(&self, id: &GenerationId) -> Result<Arc<Generation>, StoreError> {
+        let replica = self.replica.as_ref().ok_or(StoreError::NotFound)?;
+        let opening = self.registry.opening.of(id);
+        let _one = opening.lock().await;
+        self.registry.adopt_from(&replica.store, id).await
+    }
+}
+
+impl Registry {
+    /// Ends a log whose writer is lost, for a request. `None` if it was deleted by now.
+    pub(super) async fn adopt(
+        &self,
+        orphan: StoredGeneration,
+    ) -> Result<Option<Arc<Generation>>, ApiError> {
+        let id = &orphan.header.meta.id;
+        match self.adopt_from(&orphan.store, id).await {
+            Ok(generation) => Ok(Some(generation)),
+            Err(error) if error.is_gone() => Ok(None),
+            Err(error) if error.is_retryable() => {
+                tracing::warn!(generation = %id, %error, "a lost stream cannot be ended now");
+                Err(unreachable(id, "that ends it"))
+            }
+            Err(error) => Err(unreadable(id, &error)),
+        }
+    }
+
+    async fn adopt_from(
+        &self,
+        store: &Arc<dyn LogStore>,
+        id: &GenerationId,
+    ) -> Result<Arc<Generation>, StoreError> {
+        let deadline = Instant::now() + ADOPTED;
+        loop {
+            if let Some(known) = self.directory.with_log(id) {
+                // The task that reads one of another process adopts it.
+                if !known.is_remote() || ended_before(&known, deadline).await {
+                    return Ok(known);
+                }
+            }
+            match adopt_log(&**store, id, self.account().clone()).await {
+                Ok(generation) => {
+                    return Ok(self.directory.insert_stored(generation, Instant::now()));
+                }
+                // Another process ends it, if it lives.
+                Err(StoreError::Fenced { .. }) if Instant::now() < deadline => {}
+                Err(StoreError::Fenced { .. }) => {
+                    return Err(StoreError::Unavailable("another process adopts it".into()));
+                }
+                Err(error) => return Err(error),
+            }
+            let wait = Instant::now() + Duration::from_millis(rand::random_range(200..600));
+            while Instant::now() < wait.min(deadline) {
+                sleep(PAUSE).await;
+                if matches!(store.open(id).await, Ok(stored) if stored.sealed) {
+                    break;
+                }
+            }
+        }
+    }
+}
+
+async fn ended_before(generation: &Generation, deadline: Instant) -> bool {
+    let ended = tokio::time::timeout_at(deadline, generation.ended()).await;
+    ended.is_ok() && generation.tail().is_ok_and(|tail| tail.sealed)
+}
+
+/// Ends a stored log whose writer is lost, and reads it. One that has ended is only read. Nothing is
+/// shown before the end is stored.
+///
+/// # Errors
+/// As [`SharedEngine::adopt`].
+pub(super) async fn adopt_log(
+    store: &dyn LogStore,
+    id: &GenerationId,
+    account: Account,
+) -> Result<Arc<Generation>, StoreError> {
+    let adopted = match store.adopt(id).await {
+        Ok(epoch) => Some(epoch),
+        Err(StoreError::Sealed) => None,
+        Err(error) => return Err(error),
+    };
+    let generation = Generation::restore(store, id, account).await?;
+    if let Some(epoch) = adopted {
+        let ending = match generation.end_adopted(epoch, &lost_stream::writer_lost(id)) {
+            // The one that adopted it after this one has ended it by now.
+            Err(StoreError::Fenced { .. }) if generation.is_over() => return Ok(generation),
+            ending => ending?,
+        };
+        let stored = generation.meta().store;
+        let object = stored.then(|| generation.response_in(Form::Kept).into());
+        let version = store.version();
+        match generation.older_form(generation.header().version, version) {
+            Some(whole) => store.seal_in(version, id, epoch, whole, object).await?,
+            None => store.seal(id, epoch, ending, object).await?,
+        }
+        tracing::info!(generation = %id, ?epoch, "ended the log of a lost writer");
+    }
+    Ok(generation)
 }

@@ -9,6 +9,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::task::TaskTracker;
 
 use super::persistence::Persistence;
+use super::replica::{Replica, ReplicaOptions};
 use super::{
     Engine, GenerationSource, HistoryLimits, Registry, Retention, Reuse, ReuseOptions, StoredSource,
 };
@@ -35,6 +36,7 @@ pub struct EngineBuilder {
     store: Option<Arc<dyn LogStore>>,
     flush: FlushOptions,
     store_wait: Duration,
+    replica: Option<Arc<ReplicaOptions>>,
     reuse: Option<ReuseOptions>,
     sweep_interval: Option<Duration>,
     ids: Arc<dyn IdSource>,
@@ -54,6 +56,7 @@ pub struct SharedEngine {
     pub(super) store: Option<Arc<dyn LogStore>>,
     flush: FlushOptions,
     pub(super) store_wait: Duration,
+    pub(super) replica: Option<Arc<ReplicaOptions>>,
     /// The flushers of the engines.
     flushers: Arc<Mutex<Vec<Flusher>>>,
     reuse: Option<Arc<Reuse>>,
@@ -84,6 +87,7 @@ impl Default for EngineBuilder {
             store: None,
             flush: FlushOptions::default(),
             store_wait: Duration::from_secs(2),
+            replica: None,
             reuse: None,
             sweep_interval: Some(Duration::from_secs(1)),
             ids: Arc::new(RandomIds),
@@ -149,6 +153,15 @@ impl EngineBuilder {
         Self { store_wait, ..self }
     }
 
+    /// Sets a second store, which other nodes read. Default: none.
+    #[must_use]
+    pub fn replica(self, replica: ReplicaOptions) -> Self {
+        Self {
+            replica: Some(Arc::new(replica)),
+            ..self
+        }
+    }
+
     /// Sets who knows of generations that are not in this process. Default: the
     /// [store](EngineBuilder::store), if there is one.
     #[must_use]
@@ -207,6 +220,7 @@ impl EngineBuilder {
             store: self.store,
             flush: self.flush,
             store_wait: self.store_wait,
+            replica: self.replica,
             flushers: Arc::default(),
             log_limits: self.log_limits,
             account,
@@ -241,7 +255,13 @@ impl SharedEngine {
                 Err(_) => Persistence::with(store, flusher, self.store_wait),
             }
         });
-        self.make(upstream, persistence)
+        let replica = self.replica.clone().map(|options| {
+            let flusher = Flusher::new(options.store.clone(), options.flush);
+            self.flushers.lock().push(flusher.clone());
+            let runtime = Handle::try_current().ok();
+            Replica::new(options, flusher, self.store_wait, runtime.as_ref())
+        });
+        self.make(upstream, persistence, replica)
     }
 
     /// As [`SharedEngine::engine`], with a flusher over the engine's store that the caller runs.
@@ -252,10 +272,15 @@ impl SharedEngine {
             self.flushers.lock().push(flusher.clone());
             Persistence::with(store, flusher, self.store_wait)
         });
-        self.make(upstream, persistence)
+        self.make(upstream, persistence, None)
     }
 
-    fn make(&self, upstream: Arc<dyn Upstream>, persistence: Option<Persistence>) -> Engine {
+    fn make(
+        &self,
+        upstream: Arc<dyn Upstream>,
+        persistence: Option<Persistence>,
+        replica: Option<Replica>,
+    ) -> Engine {
         self.start_sweeper();
         Engine {
             registry: self.registry.clone(),
@@ -267,6 +292,7 @@ impl SharedEngine {
             history_limits: self.history_limits,
             reuse: self.reuse.clone(),
             persistence,
+            replica,
             end_notifier: None,
             observer: None,
             ids: self.ids.clone(),

@@ -238,10 +238,14 @@ impl Directory {
         };
         let foreign = match &located {
             Located::Local(generation) => generation.meta().owner != *owner,
-            Located::Stored(stored) => stored.header.meta.owner != *owner,
-            Located::Remote(_) | Located::Unreachable { .. } | Located::Lost | Located::Gone => {
-                false
+            Located::Stored(stored) | Located::Orphaned(stored) => {
+                stored.header.meta.owner != *owner
             }
+            Located::Lost(Some(header)) => header.meta.owner != *owner,
+            Located::Lost(None)
+            | Located::Remote(_)
+            | Located::Unreachable { .. }
+            | Located::Gone => false,
         };
         Ok(if foreign { Located::Gone } else { located })
     }
@@ -614,11 +618,12 @@ async fn relocate(
     match source.locate(&generation.meta().id).await {
         Ok(Located::Stored(stored)) => Located::Stored(stored),
         // Another process has taken it over.
-        Ok(located @ (Located::Remote(_) | Located::Unreachable { .. } | Located::Lost))
-            if generation.is_disowned() =>
-        {
-            located
-        }
+        Ok(
+            located @ (Located::Remote(_)
+            | Located::Unreachable { .. }
+            | Located::Orphaned(_)
+            | Located::Lost(_)),
+        ) if generation.is_disowned() => located,
         // The process that has it kept its log for longer.
         Ok(located @ Located::Remote(_)) => located,
         _ => Located::Local(generation),

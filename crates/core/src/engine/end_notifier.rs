@@ -73,6 +73,13 @@ pub(super) fn on_end(
     notifier: Option<&Arc<dyn EndNotifier>>,
     request: &StartRequest,
 ) -> Result<Option<OnEnd>, ApiError> {
+    if request.refuses_webhooks
+        && let StreamRequest::Responses(responses) = &request.body
+        && responses.webhook_url().is_some()
+    {
+        let message = "This credential cannot ask for webhooks. Send a key instead.";
+        return Err(ApiError::new(ErrorCode::TicketNotAllowed, message).param("webhook"));
+    }
     match (notifier, &request.body) {
         (Some(notifier), _) => notifier.on_end(request),
         (None, StreamRequest::Responses(responses)) if responses.webhook_url().is_some() => {
@@ -105,7 +112,10 @@ impl OnEndGuard {
 
 impl Drop for OnEndGuard {
     fn drop(&mut self) {
-        if let Some(on_end) = self.on_end.take() {
+        // The process that took the log over reports its end.
+        if let Some(on_end) = self.on_end.take()
+            && !self.generation.is_fenced()
+        {
             on_end(&self.generation);
         }
     }

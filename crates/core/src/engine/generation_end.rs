@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::model::snapshot::{Api, Meta, Status};
+use crate::model::usage::TokenUsage;
 
 /// What is known at an end.
 #[derive(Clone, Copy, Debug)]
@@ -23,8 +24,20 @@ pub struct GenerationEnd<'a> {
     pub events: u64,
     /// Deltas of text, reasoning, refusal or arguments among them.
     pub tokens: u64,
+    /// Whether an upstream may have worked on the request. Known for metered generations only.
+    pub asked: bool,
+    /// The usage as raw JSON in the Responses shape, if the upstream reported it.
+    pub usage: Option<&'a str>,
     /// Time from the request to the upstream to its first token, if there was one.
     pub first_token: Option<Duration>,
     /// Time from its start to its end.
     pub duration: Duration,
+}
+
+impl GenerationEnd<'_> {
+    /// Returns the tokens that the upstream has reported.
+    #[must_use]
+    pub fn token_usage(&self) -> Option<TokenUsage> {
+        self.usage.and_then(TokenUsage::parse)
+    }
 }

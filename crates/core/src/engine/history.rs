@@ -144,9 +144,13 @@ impl Engine {
         for meta in turns.clone() {
             self.registry.directory.renew(&meta.id, now);
         }
+        let stored = turns.filter(|meta| meta.store);
+        let stored: Vec<_> = stored.map(|meta| meta.id.clone()).collect();
+        if let Some(replica) = &self.replica {
+            replica.renew(stored.clone());
+        }
         if let Some(persistence) = &self.persistence {
-            let stored = turns.filter(|meta| meta.store);
-            persistence.renew(stored.map(|meta| meta.id.clone()).collect());
+            persistence.renew(stored);
         }
     }
 
@@ -157,19 +161,11 @@ impl Engine {
         owner: &Owner,
         session: Option<&SessionResponses>,
     ) -> Result<Option<Arc<Generation>>, ApiError> {
-        let found = match self
-            .registry
-            .directory
-            .lookup(id, owner, Part::Object)
-            .await?
-        {
-            Located::Local(generation) => Some(generation),
+        let directory = &self.registry.directory;
+        let found = match directory.lookup(id, owner, Part::Object).await? {
             // The store has no input of responses that are not stored.
             Located::Stored(stored) if !stored.header.meta.store => None,
-            Located::Stored(stored) => self.registry.restore(stored).await?,
-            Located::Remote(peer) => self.remote(id, owner, peer).await?,
-            Located::Unreachable { node } => return Err(super::unreachable(id, &node)),
-            Located::Lost | Located::Gone => None,
+            located => self.bring(id, owner, located).await?.here(),
         };
         Ok(found.filter(|generation| {
             let meta = generation.meta();

@@ -25,13 +25,16 @@ pub enum Located {
         /// Its name.
         node: String,
     },
-    /// It ran on a node that is lost, and nothing of it is stored.
-    Lost,
+    /// In a store. It has not ended, and the process that wrote it is lost: it is to be
+    /// [adopted](super::SharedEngine::adopt).
+    Orphaned(StoredGeneration),
+    /// It ran on a node that is lost, and no record of it is stored. Its header may be.
+    Lost(Option<Arc<LogHeader>>),
     /// Nothing is known of it, or it is another owner's.
     Gone,
 }
 
-/// A generation whose log is in a store and sealed.
+/// A generation whose log is in a store, and that no process writes.
 #[derive(Clone, Debug)]
 pub struct StoredGeneration {
     /// The store.

@@ -21,41 +21,43 @@ mod follower;
 mod generation_end;
 mod history;
 mod located;
-mod lost;
+mod lost_stream;
 mod meter;
 mod observer;
 mod peer;
-mod peer_access;
 mod persistence;
 mod plan;
 mod registry;
 mod remote;
 mod replay;
+mod replica;
 mod resolve;
 pub mod resume;
 mod retention;
 mod reuse;
+mod served_log;
 mod session_responses;
 mod silence;
 mod start;
 mod start_request;
 mod stored_source;
-mod upstream_items;
+mod upstream_input;
 
 pub use builder::{EngineBuilder, SharedEngine};
 pub use end_notifier::{EndNotifier, OnEnd};
 pub use generation_end::GenerationEnd;
 pub use history::{History, HistoryLimits};
 pub use located::{GenerationSource, KeyClaimed, Located, StoredGeneration};
-pub use lost::{LOST_SEQ, LostStream};
-pub use meter::{Meter, Metered, MeteredStart};
+pub use lost_stream::{LOST_SEQ, LostStream};
+pub use meter::{Admission, Admitted, Meter, Metered, MeteredStart};
 pub use observer::{GenerationStart, Observer};
 pub use peer::{Peer, PeerError, ReadControl, RemoteLog, RemotePart};
-pub use peer_access::{ServedKey, ServedLog};
 pub use registry::Registry;
+pub use replica::{ReplicaOptions, Replicated};
 pub use resume::{Cursor, Place, ReaderKind, Resumption};
 pub use retention::Retention;
 pub use reuse::{Freshness, Reuse, ReuseOptions, Reused};
+pub use served_log::{ServedKey, ServedLog};
 pub use session_responses::SessionResponses;
 pub use start::Started;
 pub use start_request::{Caller, StartRequest};
@@ -68,6 +70,8 @@ use tokio_util::task::TaskTracker;
 
 use directory::Part;
 use persistence::Persistence;
+use remote::Found;
+use replica::Replica;
 
 use crate::generation::Generation;
 use crate::log::LogLimits;
@@ -89,6 +93,7 @@ pub struct Engine {
     history_limits: HistoryLimits,
     reuse: Option<Arc<Reuse>>,
     persistence: Option<Persistence>,
+    replica: Option<Replica>,
     end_notifier: Option<Arc<dyn EndNotifier>>,
     /// In a reference count of this engine's own: each request takes part in it.
     observer: Option<Arc<Arc<dyn Observer>>>,
@@ -151,7 +156,7 @@ impl Engine {
         owner: &Owner,
     ) -> Result<Arc<Generation>, ApiError> {
         let found = self.find_or_lost(id, owner, Part::Object).await?;
-        found.ok_or_else(|| lost::producer_lost(id))
+        found.ok_or_else(|| lost_stream::producer_lost(id))
     }
 
     /// Returns the generation of this id, if it is in this process and this owner's.
@@ -168,21 +173,37 @@ impl Engine {
         owner: &Owner,
         part: Part,
     ) -> Result<Option<Arc<Generation>>, ApiError> {
-        let found = match self.registry.directory.lookup(id, owner, part).await? {
-            Located::Local(generation) => Some(generation),
-            Located::Stored(stored) => self.registry.restore(stored).await?,
-            Located::Remote(peer) => self.remote(id, owner, peer).await?,
-            Located::Unreachable { node } => return Err(unreachable(id, &node)),
-            Located::Lost => return Ok(None),
-            Located::Gone => None,
-        };
-        let not_found = || {
-            ApiError::new(
+        let located = self.registry.directory.lookup(id, owner, part).await?;
+        match self.bring(id, owner, located).await? {
+            Found::Here(generation) => Ok(Some(generation)),
+            Found::Lost => Ok(None),
+            Found::Gone => Err(ApiError::new(
                 ErrorCode::NotFound,
                 format!("Response with id '{id}' not found."),
-            )
-        };
-        found.map(Some).ok_or_else(not_found)
+            )),
+        }
+    }
+
+    /// Brings a generation into this process, from where the directory has found it.
+    async fn bring(
+        &self,
+        id: &GenerationId,
+        owner: &Owner,
+        located: Located,
+    ) -> Result<Found, ApiError> {
+        Ok(match located {
+            Located::Local(generation) => Found::Here(generation),
+            Located::Stored(stored) => Found::of(self.registry.restore(stored).await?),
+            Located::Orphaned(orphan) => {
+                let opening = self.registry.opening.of(id);
+                let _one = opening.lock().await;
+                Found::of(self.registry.adopt(orphan).await?)
+            }
+            Located::Remote(peer) => self.remote(id, owner, peer).await?,
+            Located::Unreachable { node } => return Err(unreachable(id, &node)),
+            Located::Lost(_) => Found::Lost,
+            Located::Gone => Found::Gone,
+        })
     }
 
     /// Stops a generation and forgets it. Its log and its response object are gone when this
@@ -196,6 +217,9 @@ impl Engine {
         generation.cancel();
         if let Some(persistence) = &self.persistence {
             persistence.delete(id).await?;
+        }
+        if let Some(replica) = &self.replica {
+            replica.delete(generation.meta()).await?;
         }
         self.registry.directory.delete_elsewhere(id).await?;
         self.registry.forget(id);

@@ -16,6 +16,7 @@ use super::reuse::Reused;
 use crate::generation::Generation;
 use crate::model::event::Ending;
 use crate::model::snapshot::{Api, Meta, Status};
+use crate::upstream::Asked;
 
 /// Receives starts and ends. Called on the generation's worker; it must not block.
 pub trait Observer: Send + Sync + fmt::Debug {
@@ -40,7 +41,9 @@ pub struct GenerationStart<'a> {
 /// What is told of one generation's end.
 pub(super) struct Observers {
     pub(super) observer: Option<Arc<Arc<dyn Observer>>>,
-    pub(super) metered: Option<Box<dyn Metered>>,
+    pub(super) metered: Option<Arc<dyn Metered>>,
+    /// Counts the attempts, for what is metered.
+    pub(super) asked: Asked,
 }
 
 impl Observers {
@@ -107,13 +110,17 @@ impl Drop for Observation {
             code,
             events,
             tokens,
+            asked: self.observers.asked.is_asked(),
+            usage: outcome
+                .as_ref()
+                .and_then(|outcome| outcome.usage.as_deref()),
             first_token: self.generation.first_token(),
             duration: self.started.elapsed(),
         };
         if let Some(observer) = &self.observers.observer {
             observer.ended(&end);
         }
-        if let Some(metered) = &mut self.observers.metered {
+        if let Some(metered) = &self.observers.metered {
             metered.ended(&end);
         }
     }

@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::stored_source::no_answer;
-use crate::generation::Writer;
+use crate::generation::{Role, WriteLease, Writer};
 use crate::log::{Flusher, LogHeader, LogStore, StoreError};
 use crate::model::error::{ApiError, ErrorCode};
 use crate::model::id::{GenerationId, Owner, Seq};
@@ -174,6 +174,17 @@ impl Beginning {
     pub(super) fn attach(self, writer: &mut Writer) {
         let stored = self.created.map(CreatedLog::into_stored);
         writer.store_with(&self.flusher, stored);
+    }
+
+    /// As [`Beginning::attach`], for a store that other nodes read.
+    pub(super) fn replicate(
+        self,
+        writer: &mut Writer,
+        role: Role,
+        lease: Option<Arc<dyn WriteLease>>,
+    ) {
+        let stored = self.created.map(CreatedLog::into_stored);
+        writer.replicate_with(&self.flusher, stored, role, lease);
     }
 }
 

@@ -7,23 +7,24 @@ use bytes::Bytes;
 use serde_json::value::RawValue;
 
 use super::conversation::{Conversation, bytes};
-use super::upstream_items::{self, UpstreamInput};
+use super::upstream_input::{self, UpstreamInput};
 use super::{Engine, StartRequest};
 use crate::generation::Work;
 use crate::log::LogHeader;
 use crate::model::account::{AccountKind, Charge};
 use crate::model::error::ApiError;
 use crate::model::id::{GenerationId, Owner};
+use crate::model::include::{ENCRYPTED_REASONING, Include};
 use crate::model::json::unsupported;
-use crate::model::shown::{ENCRYPTED_REASONING, Include};
 use crate::model::snapshot::{Api, Meta};
 use crate::model::time::unix_now;
+use crate::request::chat::StreamOptions;
 use crate::request::{
     ChatRequest, ForeignRequest, RequestFields, ResponsesRequest, StreamRequest, ToolNames, chat,
     responses,
 };
 use crate::upstream::{
-    AnswerOrigin, BodyWriter, CarriedReasoning, OpenError, Target, Timeouts, UpstreamRequest,
+    AnswerOrigin, Asked, BodyWriter, CarriedReasoning, OpenError, Target, Timeouts, UpstreamRequest,
 };
 
 /// A request that was translated and routed.
@@ -37,6 +38,8 @@ pub(super) struct Plan {
     pub(super) include: Include,
     /// Whether no answer is asked for.
     pub(super) silent: bool,
+    /// The most output tokens of one choice, if the request says so.
+    pub(super) max_output: Option<u64>,
     /// The types of the tools that the upstream cannot run and that were left out.
     pub(super) dropped_tools: Vec<String>,
 }
@@ -81,15 +84,31 @@ impl Engine {
         let target = self
             .upstream
             .route(chat.model(), request.client_key.as_ref())?;
+        let needs_usage = request
+            .meter
+            .as_ref()
+            .is_some_and(|meter| meter.needs_usage());
         let body = match target.api {
-            Api::Chat => chat.upstream_body(target.upstream_model.as_deref()),
+            Api::Chat => {
+                let settings = self.upstream.chat_settings(target.endpoint);
+                let usage = needs_usage && settings.stream_options == StreamOptions::Send;
+                chat.upstream_body(target.upstream_model.as_deref(), usage)
+            }
             Api::Responses => {
                 chat.to_responses(target.upstream_model.as_deref().unwrap_or(&target.model))?
             }
         };
         let fields = chat.request_fields();
+        let max_output = fields.max_output();
         let body = self.account.hold(AccountKind::Requests, body);
         let mut work = work(&target, body, chat.n(), None, request);
+        if needs_usage && target.api == Api::Chat && self.upstream.chat_settings_vary() {
+            let chat = chat.clone();
+            work.request.writer = Some(BodyWriter::new(move |model, settings| {
+                let usage = settings.stream_options == StreamOptions::Send;
+                Some(chat.upstream_body(Some(model), usage).into())
+            }));
+        }
         if !chat.stream() && target.api == Api::Chat {
             // The answer comes in one piece, so its first token is its last.
             work.request.streamed = false;
@@ -117,6 +136,7 @@ impl Engine {
             queued: target.queued,
             include: Include::default(),
             silent: false,
+            max_output,
             dropped_tools: Vec::new(),
         })
     }
@@ -133,8 +153,8 @@ impl Engine {
     fn upstream_name(&self, target: &Target) -> Arc<str> {
         static UNNAMED: LazyLock<Arc<str>> = LazyLock::new(|| "".into());
         let name = self.upstream.endpoint_name(target.endpoint);
-        match (&self.persistence, name) {
-            (Some(_), Some(name)) => name.into(),
+        match (self.persistence.is_some() || self.replica.is_some(), name) {
+            (true, Some(name)) => name.into(),
             _ => UNNAMED.clone(),
         }
     }
@@ -181,6 +201,7 @@ impl Engine {
             queued: target.queued && received.generate(),
             include,
             silent: !received.generate(),
+            max_output: received.request_fields().max_output(),
             dropped_tools: written.dropped_tools,
         })
     }
@@ -282,6 +303,8 @@ impl Engine {
             false,
             true,
         );
+        let max_output = foreign.request.max_output_tokens.as_ref();
+        let max_output = max_output.and_then(|limit| limit.json().parse().ok());
         let mut work = Work {
             tools,
             ..work(&target, body, 1, None, request)
@@ -299,6 +322,7 @@ impl Engine {
             queued: target.queued,
             include: Include::default(),
             silent: false,
+            max_output,
             dropped_tools,
         })
     }
@@ -351,7 +375,7 @@ impl Engine {
             Some(text) => items.push(text),
             None => items.extend(responses.raw_input()),
         }
-        let input = upstream_items::write(&items, credential.as_deref());
+        let input = upstream_input::write(&items, credential.as_deref());
         (input, credential)
     }
 
@@ -366,7 +390,7 @@ impl Engine {
         let model = responses.model();
         let key = request.client_key.as_ref();
         let credential =
-            upstream_items::credential_of(input).or_else(|| upstream_items::credential_of(history));
+            upstream_input::credential_of(input).or_else(|| upstream_input::credential_of(history));
         match credential {
             Some(credential) => self.upstream.route_to(model.as_deref(), key, &credential),
             None => self.upstream.route(model.as_deref(), key),
@@ -427,6 +451,7 @@ fn work(
         first_token_timeout: target.timeouts.first_token,
         client_key: request.client_key.clone(),
         reasoning: None,
+        asked: Asked::default(),
     };
     Work {
         request: upstream,

@@ -5,18 +5,18 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
 
+use super::adoption::adopt_log;
 use super::registry::Registry;
 use super::{Engine, Located, Peer, PeerError, ReadControl, RemoteLog, RemotePart};
-use super::{SharedEngine, lost, unreachable};
+use super::{SharedEngine, unreachable};
 use crate::generation::{Generation, RemoteWriter, Stop, Wanted};
 use crate::log::{Block, Blocks, LogStore, StoreError, StoredLog};
 use crate::model::error::ApiError;
 use crate::model::id::{GenerationId, Owner};
-use crate::model::record::RecordBatch;
-use crate::model::shown::Form;
 
-/// How long a request waits for a process that does not answer.
-const ANSWER: Duration = Duration::from_secs(3);
+/// How long a request waits for a process that does not answer. Longer than a lease: one that is lost
+/// is known to be by then.
+const ANSWER: Duration = Duration::from_secs(4);
 /// How long readers wait for a process that does not answer. Then they break off.
 const AWAY: Duration = Duration::from_secs(10);
 /// The time in which all records so far must have been read.
@@ -28,6 +28,32 @@ const READ_BYTES: usize = 256 * 1024;
 /// How long an adoption waits for the task that reads the log.
 const HANDED_OVER: Duration = Duration::from_secs(5);
 
+/// What became of a generation of another process.
+pub(super) enum Found {
+    /// It is in this process by now.
+    Here(Arc<Generation>),
+    /// Its node is lost, and nothing of it is stored.
+    Lost,
+    /// It is not there, or another owner's.
+    Gone,
+}
+
+// === impl Found ===
+
+impl Found {
+    /// Returns the generation, if it is here.
+    pub(super) fn here(self) -> Option<Arc<Generation>> {
+        match self {
+            Self::Here(generation) => Some(generation),
+            Self::Lost | Self::Gone => None,
+        }
+    }
+
+    pub(super) fn of(generation: Option<Arc<Generation>>) -> Self {
+        generation.map_or(Self::Gone, Self::Here)
+    }
+}
+
 impl Engine {
     /// Returns the local generation whose records come from this process. The first call opens the
     /// one read that all local readers share.
@@ -36,19 +62,20 @@ impl Engine {
         id: &GenerationId,
         owner: &Owner,
         peer: Arc<dyn Peer>,
-    ) -> Result<Option<Arc<Generation>>, ApiError> {
+    ) -> Result<Found, ApiError> {
         let directory = &self.registry.directory;
         let opening = self.registry.opening.of(id);
         let _one = opening.lock().await;
         if let Some(known) = directory.with_log(id) {
-            return Ok(Some(known).filter(|known| known.meta().owner == *owner));
+            let own = known.meta().owner == *owner;
+            return Ok(Found::of(own.then_some(known)));
         }
         let deadline = Instant::now() + ANSWER;
         let mut peer = peer;
         let remote = loop {
             match peer.open(id, crate::model::id::Seq(0)).await {
                 Ok(remote) => break remote,
-                Err(PeerError::Gone) => return Ok(None),
+                Err(PeerError::Gone) => return Ok(Found::Gone),
                 Err(PeerError::Unreachable(error)) => {
                     tracing::debug!(generation = %id, peer = peer.name(), %error, "no answer");
                 }
@@ -61,18 +88,26 @@ impl Engine {
             match directory.locate_elsewhere(id).await? {
                 Located::Remote(other) => peer = other,
                 Located::Stored(stored) if stored.header.meta.owner == *owner => {
-                    return self.registry.restore(stored).await;
+                    return self.registry.restore(stored).await.map(Found::of);
+                }
+                Located::Orphaned(orphan) if orphan.header.meta.owner == *owner => {
+                    return self.registry.adopt(orphan).await.map(Found::of);
                 }
                 Located::Unreachable { node } => return Err(unreachable(id, &node)),
-                Located::Local(_) | Located::Stored(_) | Located::Lost | Located::Gone => {
-                    return Ok(None);
+                Located::Lost(header) => {
+                    let foreign = header.is_some_and(|header| header.meta.owner != *owner);
+                    return Ok(if foreign { Found::Gone } else { Found::Lost });
+                }
+                Located::Local(_) | Located::Stored(_) | Located::Orphaned(_) | Located::Gone => {
+                    return Ok(Found::Gone);
                 }
             }
         };
         if remote.stored.header.meta.owner != *owner {
-            return Ok(None);
+            return Ok(Found::Gone);
         }
-        self.begin_remote(remote, peer.name()).await.map(Some)
+        let begun = self.begin_remote(remote, peer.name()).await?;
+        Ok(Found::Here(begun))
     }
 
     async fn begin_remote(
@@ -153,7 +188,9 @@ impl Follower {
     fn take(&mut self, part: Option<RemotePart>) -> Result<bool, Broken> {
         match part {
             Some(RemotePart::Records(batch)) => {
-                self.writer.append(&batch).map_err(Broken::Corrupt)?;
+                let header = &self.remote.stored.header;
+                let appended = self.writer.append(header, &batch);
+                appended.map_err(Broken::Corrupt)?;
                 Ok(false)
             }
             Some(RemotePart::Sealed) => {
@@ -265,14 +302,7 @@ impl Follower {
         if let Some(store) = self.store.clone() {
             match store.open(id).await {
                 // What its process had is this one's now.
-                Ok(stored) if stored.sealed => {
-                    self.read_stored(&*store, &stored).await?;
-                    return Ok(Some(Next::Sealed));
-                }
-                Ok(stored) => {
-                    self.adopt(&*store, &stored).await?;
-                    return Ok(Some(Next::Sealed));
-                }
+                Ok(stored) => return self.take_over(&*store, &stored).await.map(Some),
                 Err(StoreError::Deleted) => return Ok(Some(Next::Nothing)),
                 Err(_) => {}
             }
@@ -293,10 +323,40 @@ impl Follower {
                 Err(PeerError::Gone) => Ok(Some(Next::Nothing)),
                 Err(PeerError::Unreachable(_)) => Ok(None),
             },
-            // The store is looked at again.
-            Located::Stored(_) | Located::Unreachable { .. } => Ok(None),
-            Located::Local(_) | Located::Lost | Located::Gone => Ok(Some(Next::Nothing)),
+            Located::Stored(found) | Located::Orphaned(found) => {
+                let taken = match found.store.open(id).await {
+                    Ok(stored) => self.take_over(&*found.store, &stored).await,
+                    Err(error) => Err(error),
+                };
+                match taken {
+                    Ok(next) => Ok(Some(next)),
+                    // Another process ends it, or the store is away.
+                    Err(StoreError::Fenced { .. } | StoreError::Unavailable(_)) => Ok(None),
+                    Err(error) if error.is_gone() => Ok(Some(Next::Nothing)),
+                    Err(error) => Err(error),
+                }
+            }
+            Located::Lost(_) => {
+                self.writer.generation().set_lost_with_its_node();
+                Ok(Some(Next::Nothing))
+            }
+            Located::Unreachable { .. } => Ok(None),
+            Located::Local(_) | Located::Gone => Ok(Some(Next::Nothing)),
         }
+    }
+
+    /// Ends the log, unless it has ended, and reads the rest.
+    async fn take_over(
+        &mut self,
+        store: &dyn LogStore,
+        stored: &StoredLog,
+    ) -> Result<Next, StoreError> {
+        if stored.sealed {
+            self.read_stored(store, stored).await?;
+        } else {
+            self.adopt(store, stored).await?;
+        }
+        Ok(Next::Sealed)
     }
 
     /// Reads the rest of a log that has ended.
@@ -323,7 +383,7 @@ impl Follower {
             if batch.is_empty() {
                 return Err(StoreError::Corrupt);
             }
-            self.writer.append(&batch)?;
+            self.writer.append(&stored.header, &batch)?;
         }
         Ok(())
     }
@@ -333,11 +393,30 @@ impl Follower {
     async fn adopt(&mut self, store: &dyn LogStore, stored: &StoredLog) -> Result<(), StoreError> {
         let id = &stored.header.meta.id;
         self.read_up_to(store, stored).await?;
+        match self.append_unstored(store, stored).await {
+            // Another process has adopted it.
+            Ok(()) | Err(StoreError::Fenced { .. } | StoreError::Sealed) => {}
+            Err(error) => return Err(error),
+        }
+        // Its readers see the ending once it is stored.
+        adopt_log(store, id, self.registry.account().clone()).await?;
+        let ended = store.open(id).await?;
+        self.read_stored(store, &ended).await
+    }
+
+    /// Stores what was read of a log and its writer has not stored.
+    async fn append_unstored(
+        &mut self,
+        store: &dyn LogStore,
+        stored: &StoredLog,
+    ) -> Result<(), StoreError> {
+        let id = &stored.header.meta.id;
         let generation = self.writer.generation().clone();
         let mut end = stored.end;
         while end < self.writer.end() {
             let mut bytes = Vec::new();
-            let range = generation.log().read_block(end, READ_BYTES, &mut bytes);
+            let version = stored.header.version;
+            let range = generation.read_block_in(version, end, READ_BYTES, &mut bytes);
             let range = range.map_err(|_| StoreError::Deleted)?;
             let mut blocks = Blocks::default();
             blocks.push(Block {
@@ -353,32 +432,7 @@ impl Follower {
                 .next()
                 .unwrap_or(Err(StoreError::Corrupt))?;
         }
-        let epoch = store.adopt(id).await?;
-        let ending = self.writer.end_adopted(epoch, &lost::writer_lost(id))?;
-        let object = generation.meta().store;
-        let object = object.then(|| generation.response_in(Form::Kept).into());
-        seal(store, id, epoch, ending, object).await?;
-        tracing::info!(generation = %id, ?epoch, "ended the log of a lost writer");
         Ok(())
-    }
-}
-
-/// Stores the ending. Readers have seen it by now, so it is tried again.
-async fn seal(
-    store: &dyn LogStore,
-    id: &GenerationId,
-    epoch: crate::log::Epoch,
-    ending: RecordBatch,
-    object: Option<bytes::Bytes>,
-) -> Result<(), StoreError> {
-    let deadline = Instant::now() + AWAY;
-    loop {
-        let block = RecordBatch::parse(ending.first_seq(), ending.as_block().to_vec())?;
-        match store.seal(id, epoch, block, object.clone()).await {
-            Err(error) if error.is_retryable() && Instant::now() < deadline => {}
-            result => return result,
-        }
-        sleep(PAUSE).await;
     }
 }
 

@@ -7,13 +7,13 @@ use std::sync::Arc;
 use serde_json::value::RawValue;
 
 use super::directory::Part;
-use super::{Engine, Located, SessionResponses, StartRequest};
+use super::{Engine, SessionResponses, StartRequest};
 use crate::generation::Generation;
 use crate::model::error::{ApiError, ErrorCode};
 use crate::model::id::{GenerationId, Owner};
+use crate::model::include::{ENCRYPTED, PRIVATE, without};
 use crate::model::json::{Members, raw_value};
 use crate::model::secret::Secret;
-use crate::model::shown::{ENCRYPTED, PRIVATE, without};
 use crate::request::ResponsesRequest;
 
 /// Digits of an item's number at the end of its id.
@@ -232,13 +232,9 @@ impl Kept<'_> {
 
     async fn open(&mut self, id: &GenerationId) -> Result<Option<KeptGeneration>, ApiError> {
         let directory = &self.engine.registry.directory;
-        let generation = match directory.lookup(id, self.owner, Part::Object).await? {
-            Located::Local(generation) => Some(generation),
-            Located::Stored(stored) => self.engine.registry.restore(stored).await?,
-            Located::Remote(peer) => self.engine.remote(id, self.owner, peer).await?,
-            Located::Unreachable { node } => return Err(super::unreachable(id, &node)),
-            Located::Lost | Located::Gone => None,
-        };
+        let located = directory.lookup(id, self.owner, Part::Object).await?;
+        let found = self.engine.bring(id, self.owner, located).await?;
+        let generation = found.here();
         let Some(generation) = generation else {
             return Ok(None);
         };

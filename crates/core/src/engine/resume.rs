@@ -32,7 +32,7 @@ use std::sync::Arc;
 
 use super::Engine;
 use super::directory::Part;
-use super::lost::{LOST_SEQ, LostStream, producer_lost};
+use super::lost_stream::{LOST_SEQ, LostStream, producer_lost};
 use crate::generation::{Generation, ReaderGuard};
 use crate::model::error::{ApiError, ErrorCode};
 use crate::model::id::{GenerationId, Owner, Seq};
@@ -257,6 +257,10 @@ impl Engine {
         kind: ReaderKind,
     ) -> Result<Place, ApiError> {
         let Ok(tail) = generation.tail() else {
+            if generation.is_lost_with_its_node() {
+                let id = generation.meta().id.clone();
+                return lost_place(&Cursor { id, after }, kind);
+            }
             let last = self.registry.directory.last_seq(&generation.meta().id);
             if after.is_some() && after == last {
                 return Ok(Place::NothingLeft);

@@ -13,20 +13,21 @@ use super::fingerprint::{Fingerprint, fingerprint};
 use super::follower::Follower;
 use super::meter::MeteredStart;
 use super::observer::{Observation, Observers};
+use super::plan::Plan;
 use super::reuse::{Freshness, Leader, Reused, Role};
 use super::silence::Silence;
-use super::{Engine, KeyClaimed, SessionResponses, StartRequest, lost};
+use super::{Engine, KeyClaimed, SessionResponses, StartRequest, lost_stream};
 use crate::generation::{Generation, Holdings, ReaderGuard, Writer, drain, drive};
-use crate::log::{IdempotencyKey, LogHeader, LogTail};
+use crate::log::{HEADER_VERSION, IdempotencyKey, LogHeader, LogTail};
 use crate::model::account::AccountKind;
 use crate::model::error::{ApiError, ErrorCode};
 use crate::model::event::EventKind;
 use crate::model::id::{GenerationId, Owner};
-use crate::model::shown::Include;
+use crate::model::include::Include;
 use crate::model::snapshot::Api;
 use crate::request::StreamRequest;
 use crate::upstream::translate::RecordWriter;
-use crate::upstream::{Upstream, UpstreamRequest};
+use crate::upstream::{Asked, Upstream, UpstreamRequest};
 
 /// How often a key is claimed whose earlier claims do not hold any more.
 const CLAIMS: usize = 4;
@@ -98,6 +99,17 @@ fn starting() -> ApiError {
         "Other requests with this idempotency key are just being started.",
     )
     .retry_after(Duration::from_secs(1))
+}
+
+/// Returns what a meter has to know of a start.
+fn metered_start(plan: &Plan) -> MeteredStart<'_> {
+    let request = &plan.work.request;
+    MeteredStart {
+        model: &request.model,
+        body: if plan.silent { &[] } else { &request.body },
+        choices: if plan.silent { 0 } else { plan.work.choices },
+        max_output: plan.max_output,
+    }
 }
 
 /// Returns what a request asks to be shown.
@@ -178,7 +190,7 @@ impl Engine {
         let session = request.session.clone();
         let continues = continued(&request);
         let meter = request.meter.clone();
-        let plan = match self.plan(request, &mut inputs).await {
+        let mut plan = match self.plan(request, &mut inputs).await {
             Ok(plan) => plan,
             Err(error) => {
                 // One that still runs can be continued later.
@@ -191,15 +203,16 @@ impl Engine {
                 return Err(error);
             }
         };
-        let mut metered = match &meter {
-            Some(meter) => Some(meter.admit(&MeteredStart {
-                model: &plan.work.request.model,
-                body: plan.work.request.body.len(),
-                choices: plan.work.choices,
-            })?),
+        let metered = match &meter {
+            Some(meter) => {
+                let admission = meter.admit(&metered_start(&plan));
+                Some(admission.decided().await?)
+            }
             None => None,
         };
         let header = Arc::new(LogHeader {
+            version: (self.persistence.as_ref())
+                .map_or(HEADER_VERSION, |persistence| persistence.store().version()),
             idempotency,
             ..plan.header
         });
@@ -208,6 +221,10 @@ impl Engine {
                 let first = header.idempotency.is_some() || header.meta.background;
                 Some(persistence.begin(&header, first).await?)
             }
+            None => None,
+        };
+        let replicated = match &self.replica {
+            Some(replica) => replica.begin(&header).await?,
             None => None,
         };
         // The header is stored by now, and the upstream is not asked yet.
@@ -227,8 +244,17 @@ impl Engine {
         // first one reads.
         let guard = generation.attach();
         let mut writer = Writer::new(generation.clone());
+        let mut asked = Asked::default();
+        if let Some(metered) = &metered {
+            asked = Asked::counted();
+            plan.work.request.asked = asked.clone();
+            writer.meter_output(metered.clone());
+        }
         if let Some(stored) = stored {
             stored.attach(&mut writer);
+        }
+        if let Some(replicated) = replicated {
+            replicated.attach(&mut writer);
         }
         let mut records = RecordWriter::new();
         records.event(EventKind::Created);
@@ -249,18 +275,19 @@ impl Engine {
             upstream,
             leader,
             reused,
-            asked,
+            asked: from_upstream,
         } = if plan.silent {
             AnswerSource::silent()
         } else {
             self.answer_source(&generation, &plan.work.request, freshness)
         };
-        if let Some(metered) = &mut metered {
+        if let Some(metered) = &metered {
             metered.started(&generation);
         }
         let observers = Observers {
             observer: self.observer.clone(),
             metered,
+            asked,
         };
         let observation = observers.is_any().then(|| {
             Observation::begin(
@@ -269,11 +296,11 @@ impl Engine {
                 asked_in,
                 reused,
                 plan.work.request.endpoint,
-                asked,
+                from_upstream,
             )
         });
-        // Keeps the flusher running until the last record is noted.
-        let persistence = self.persistence.clone();
+        // Keeps the flushers running until the last record is noted.
+        let persistence = (self.persistence.clone(), self.replica.clone());
         // Boxed: it takes some KiB, and is moved several times on its way into a task.
         self.tasks.spawn(Box::pin(async move {
             let finished = drive(writer, records, upstream, plan.work).await;
@@ -369,7 +396,7 @@ impl Engine {
                     });
                 }
                 // Its upstream may have been asked.
-                Ok(None) => return Err(lost::producer_lost(&id)),
+                Ok(None) => return Err(lost_stream::producer_lost(&id)),
                 Err(error) if error.code.as_deref() == Some(not_found) => {
                     // Another process may have claimed the key for it just now.
                     if id.tag().is_none() || attempts == ATTEMPTS {

@@ -20,6 +20,10 @@ pub struct Caller {
     pub client_key: Option<SecretString>,
     /// Admits what the client starts, and is told of its end.
     pub meter: Option<Arc<dyn Meter>>,
+    /// Replaces the idempotency keys of its requests, so that it starts one generation only.
+    pub only_key: Option<Arc<str>>,
+    /// Whether a request for a webhook is refused.
+    pub refuses_webhooks: bool,
 }
 
 /// A request to start a generation.
@@ -31,6 +35,10 @@ pub struct StartRequest {
     pub owner: Owner,
     /// Makes the request idempotent, together with the owner and the route.
     pub idempotency_key: Option<String>,
+    /// Whether the caller's key replaces those of its requests.
+    pub has_only_key: bool,
+    /// Whether a request for a webhook is refused.
+    pub refuses_webhooks: bool,
     /// The route of the request, such as `/v1/responses`.
     pub route: &'static str,
     /// Tells a repetition from another request under the same key. Empty: the body does.
@@ -55,10 +63,13 @@ impl StartRequest {
             StreamRequest::Chat(_) | StreamRequest::Canonical(_) => None,
             StreamRequest::Responses(responses) => responses.idempotency_key(),
         };
+        let only_key = caller.only_key.as_deref().map(str::to_owned);
         Self {
             body,
             owner: caller.owner,
-            idempotency_key,
+            has_only_key: only_key.is_some(),
+            idempotency_key: only_key.or(idempotency_key),
+            refuses_webhooks: caller.refuses_webhooks,
             route,
             fingerprint: Vec::new(),
             headers: caller.headers,
@@ -78,10 +89,13 @@ impl StartRequest {
         }
     }
 
-    /// The same request under this key, which takes precedence over the body's.
+    /// The same request under this key, which takes precedence over the body's, though not over the
+    /// caller's only one.
     #[must_use]
     pub fn with_idempotency_key(mut self, key: Option<String>) -> Self {
-        self.idempotency_key = key.or(self.idempotency_key);
+        if !self.has_only_key {
+            self.idempotency_key = key.or(self.idempotency_key);
+        }
         self
     }
 

@@ -71,7 +71,7 @@ pub(crate) async fn drive(
     let run = AssertUnwindSafe(run(&mut writer, &mut records, upstream, work))
         .catch_unwind()
         .await;
-    run.unwrap_or_else(|_| {
+    let finished = run.unwrap_or_else(|_| {
         // The panic itself was reported by the panic hook.
         tracing::error!(generation = %id, "the generation's task panicked");
         writer.seal_abruptly(&ApiError::new(
@@ -79,7 +79,9 @@ pub(crate) async fn drive(
             "The gateway failed while it wrote this answer.",
         ));
         None
-    })
+    });
+    writer.end_shown().await;
+    finished
 }
 
 /// Reads a finished body to its end, for at most 100 ms, so that its connection can be reused.
@@ -201,6 +203,9 @@ async fn run(
         if let Some(failure) = broken_off
             && continue_elsewhere(writer, records, stream.as_mut(), failure)
         {
+            if !translator.has_usage() {
+                writer.continued_without_usage();
+            }
             translator.continue_elsewhere();
             deadlines.restart_token();
             deadlines.restart();
@@ -211,7 +216,19 @@ async fn run(
         }
         let (Step::Over(ending) | Step::GivenUp(ending)) = step else {
             appended |= !records.is_empty();
+            if !writer.may_append()
+                && let Err(interrupt) = deadlines.guard(writer.until_may_append()).await
+            {
+                finish(writer, records, &mut translator, interrupt.into_ending());
+                return None;
+            }
             match writer.append(records) {
+                Ok(_) if writer.is_used_up() => {
+                    let reason = "max_output_tokens".to_owned();
+                    translator.end_early();
+                    let ending = Ending::Incomplete { reason };
+                    finish(writer, records, &mut translator, ending);
+                }
                 Ok(mut grown) => {
                     reads += 1;
                     if deadlines.read_no_event {

@@ -20,15 +20,19 @@
 
 mod control;
 mod driver;
-mod flush_source;
 mod holdings;
 mod large_record;
+mod log_version;
+mod output_meter;
+mod pending_end;
 mod remote_writer;
 mod render_cache;
 mod response_head;
 mod restore;
 mod shared_pieces;
 mod subscription;
+mod tail_source;
+mod write_lease;
 mod writer;
 
 pub(crate) use control::FollowerGuard;
@@ -36,15 +40,18 @@ pub use control::{ReaderGuard, Stop};
 pub use driver::Work;
 pub(crate) use driver::{drain, drive};
 pub use holdings::Holdings;
+pub use output_meter::OutputMeter;
 pub(crate) use remote_writer::{RemoteWriter, Wanted};
 pub use response_head::ResponseHead;
 pub use shared_pieces::SharedPieces;
 pub use subscription::{EndOfStream, Subscription, SubscriptionError};
+pub(crate) use tail_source::Role;
+pub use write_lease::WriteLease;
 pub(crate) use writer::Writer;
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
@@ -55,14 +62,15 @@ use crate::log::{LogHeader, LogTail, Position, ReadError, ReadPosition, TailEnd}
 use crate::model::account::{Account, Turn};
 use crate::model::event::{DeltaTarget, EventKind, Outcome};
 use crate::model::id::Seq;
+use crate::model::include::{Form, Include};
 use crate::model::pieces::Pieces;
 use crate::model::record::{Content, KnownTemplate, RecordBatch};
 use crate::model::relayed_items::RelayedItems;
 use crate::model::shared_list::one_more;
-use crate::model::shown::{Form, Include};
 use crate::model::snapshot::{Api, Meta, Snapshot, Status};
 use crate::upstream::translate::{History, is_completion};
 use control::Control;
+use pending_end::PendingEnd;
 use render_cache::RenderCache;
 
 /// One answer, shared by its writer and its readers.
@@ -79,8 +87,15 @@ pub struct Generation {
     item_index: Mutex<Option<Box<ItemIndex>>>,
     /// The time to the first token in nanoseconds, and one: zero is none.
     first_token: AtomicU64,
-    /// Whether a flusher has records of it, or its end, that are not stored yet.
-    unstored: AtomicBool,
+    /// Number of flushers that have records of it, or its end, that are not stored yet.
+    unstored: AtomicU8,
+    /// Whether another process takes it over if this one is lost: its end is shown once it is stored.
+    replicated: AtomicBool,
+    /// Whether the node that wrote it is lost, with what was not stored.
+    lost: AtomicBool,
+    /// Whether another process has taken the log over.
+    fenced: AtomicBool,
+    pending_end: Mutex<Option<Box<PendingEnd>>>,
     account: Account,
     holdings: Mutex<Holdings>,
 }
@@ -117,7 +132,11 @@ impl Generation {
             render_cache: RenderCache::default(),
             item_index: Mutex::default(),
             first_token: AtomicU64::new(0),
-            unstored: AtomicBool::new(false),
+            unstored: AtomicU8::new(0),
+            replicated: AtomicBool::new(false),
+            lost: AtomicBool::new(false),
+            fenced: AtomicBool::new(false),
+            pending_end: Mutex::new(None),
             account: holdings.account().clone(),
             holdings: Mutex::new(holdings),
         });
@@ -169,11 +188,43 @@ impl Generation {
 
     /// Whether its end is still to be stored.
     pub(crate) fn is_unstored(&self) -> bool {
-        self.unstored.load(Ordering::Acquire)
+        self.unstored.load(Ordering::Acquire) > 0
     }
 
-    fn set_unstored(&self, unstored: bool) {
-        self.unstored.store(unstored, Ordering::Release);
+    fn note_unstored(&self) {
+        self.unstored.fetch_add(1, Ordering::AcqRel);
+    }
+
+    fn note_stored(&self) {
+        self.unstored.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    fn is_replicated(&self) -> bool {
+        self.replicated.load(Ordering::Acquire)
+    }
+
+    fn set_replicated(&self, replicated: bool) {
+        self.replicated.store(replicated, Ordering::Release);
+    }
+
+    /// Whether another process has taken the log over, and ends it.
+    pub(crate) fn is_fenced(&self) -> bool {
+        self.fenced.load(Ordering::Acquire)
+    }
+
+    fn set_fenced(&self) {
+        self.fenced.store(true, Ordering::Release);
+    }
+
+    /// Whether it ended here because the node that wrote it is lost, with what was not stored.
+    #[must_use]
+    pub fn is_lost_with_its_node(&self) -> bool {
+        self.lost.load(Ordering::Acquire)
+    }
+
+    /// Notes that the node that wrote it is lost. Readers learn it once the log expires.
+    pub(crate) fn set_lost_with_its_node(&self) {
+        self.lost.store(true, Ordering::Release);
     }
 
     /// Gives its log up, which is to expire, unless it has a reader or a follower. Returns whether it
@@ -252,6 +303,12 @@ impl Generation {
     #[must_use]
     pub fn outcome(&self) -> Option<Arc<Outcome>> {
         self.snapshot.lock().outcome().cloned()
+    }
+
+    /// Estimates the tokens of its answer so far from the log. An upstream's usage is exact.
+    #[must_use]
+    pub fn estimated_tokens(&self) -> u64 {
+        self.with_snapshot(Snapshot::estimated_tokens)
     }
 
     /// Whether the upstream has sent anything.

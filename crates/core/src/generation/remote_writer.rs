@@ -6,10 +6,9 @@ use std::task::Poll;
 use std::time::Duration;
 
 use super::restore::{Folder, response_head};
-use super::{Generation, Holdings, Stop};
-use crate::log::{Epoch, LogTail, StoreError, StoredLog};
+use super::{Generation, Holdings, Stop, log_version};
+use crate::log::{LogHeader, LogTail, StoreError, StoredLog};
 use crate::model::account::{Account, AccountKind};
-use crate::model::error::ApiError;
 use crate::model::id::Seq;
 use crate::model::record::RecordBatch;
 
@@ -86,11 +85,17 @@ impl RemoteWriter {
         Ok(())
     }
 
-    /// Appends records, which wakes readers. Records that are there already are skipped.
+    /// Appends records of a log with this header, which wakes readers.
     ///
     /// # Errors
     /// [`StoreError::Corrupt`] if a record cannot be decoded or numbers are missing.
-    pub(crate) fn append(&mut self, batch: &RecordBatch) -> Result<(), StoreError> {
+    pub(crate) fn append(
+        &mut self,
+        header: &LogHeader,
+        batch: &RecordBatch,
+    ) -> Result<(), StoreError> {
+        let kept = log_version::kept(header, batch)?;
+        let batch = kept.as_ref().unwrap_or(batch);
         if batch.is_empty() {
             return Ok(());
         }
@@ -131,25 +136,6 @@ impl RemoteWriter {
         self.generation.control.set_remote(false);
         let _ = log.seal(log.epoch(), &nothing);
         self.ended();
-    }
-
-    /// Ends the log as its adopter: in the next epoch, with `response.failed`. Returns these
-    /// records.
-    ///
-    /// # Errors
-    /// As [`Generation::end_adopted`].
-    pub(crate) fn end_adopted(
-        &mut self,
-        epoch: Epoch,
-        error: &ApiError,
-    ) -> Result<RecordBatch, StoreError> {
-        while self.generation.log.epoch() < epoch {
-            self.generation.log.begin_epoch();
-        }
-        self.generation.control.set_remote(false);
-        let ending = self.generation.end_adopted(epoch, error)?;
-        self.sealed = true;
-        Ok(ending)
     }
 
     fn ended(&mut self) {

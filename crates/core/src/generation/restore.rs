@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::writer::ended_before_head;
-use super::{Generation, Holdings, Writer};
+use super::{Generation, Holdings, Writer, log_version};
 use crate::dialect::known_template;
 use crate::log::{Epoch, LogHeader, LogStore, LogTail, ReadPosition, StoreError, StoredLog};
 use crate::model::account::{Account, AccountKind};
@@ -55,6 +55,7 @@ impl Generation {
             if batch.is_empty() || batch.first_seq() != folder.end {
                 return Err(StoreError::Corrupt);
             }
+            let batch = log_version::kept(&stored.header, &batch)?.unwrap_or(batch);
             batch
                 .iter()
                 .try_for_each(|record| folder.fold(&mut snapshot, record))?;

@@ -8,8 +8,8 @@ use bytes::Bytes;
 use super::Generation;
 use crate::dialect::{FrameReader, Framing, LargeFrames};
 use crate::model::account::{AccountKind, Charge};
+use crate::model::include::{Form, Include};
 use crate::model::pieces::{MAX_PIECE, Pieces};
-use crate::model::shown::{Form, Include};
 
 /// A frame, the rest of one, or a response object, in pieces of at most 32 KiB. Most of them are
 /// shared with the generation, which is kept until the last is returned.

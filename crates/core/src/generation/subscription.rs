@@ -18,8 +18,8 @@ use crate::dialect::{Dialect, Framing, RenderKey, Rendered, Renderer};
 use crate::log::{LogReader, ReadError};
 use crate::model::account::{AccountKind, Charge};
 use crate::model::id::Seq;
+use crate::model::include::Include;
 use crate::model::record::{BatchPosition, CorruptRecord, RecordBatch, Records};
-use crate::model::shown::Include;
 
 /// The size at which one poll stops adding records.
 const POLL_BYTES: usize = 64 * 1024;
@@ -37,6 +37,9 @@ pub enum SubscriptionError {
     /// The log was deleted, or removed under memory pressure.
     #[error("the log has expired")]
     Expired,
+    /// The node that wrote the log is lost, with what was not stored.
+    #[error("the node that wrote it is lost")]
+    ProducerLost,
     /// The process that wrote the log lost events that the reader has seen.
     #[error("the position was lost with the process that wrote it")]
     Lost,
@@ -203,7 +206,11 @@ impl Subscription {
                         return Poll::Pending;
                     }
                     Poll::Ready(Err(ReadError::Expired | ReadError::PastHead)) => {
-                        self.failed = Some(SubscriptionError::Expired);
+                        self.failed = Some(if self.generation().is_lost_with_its_node() {
+                            SubscriptionError::ProducerLost
+                        } else {
+                            SubscriptionError::Expired
+                        });
                         continue;
                     }
                     Poll::Ready(Ok(read)) if self.batch.is_empty() && read.large.is_none() => {

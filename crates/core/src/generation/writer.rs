@@ -2,14 +2,19 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::Generation;
-use super::flush_source::TailSource;
+use super::output_meter::{OutputBound, OutputMeter};
+use super::pending_end::PendingEnd;
+use super::tail_source::{Role, TailSource};
+use super::write_lease::WriteLease;
 use crate::dialect::known_template;
 use crate::log::{AppendError, Epoch, FlushHandle, Flusher};
 use crate::model::error::{ApiError, ErrorCode};
 use crate::model::event::{Ending, EventKind, Failure, Outcome};
 use crate::model::id::Seq;
+use crate::model::include::Form;
 use crate::model::record::{Content, FullRecord, KnownTemplate, RecordBatch};
 use crate::model::snapshot::{Change, Snapshot};
 use crate::model::time::unix_now;
@@ -32,14 +37,33 @@ pub(crate) struct Writer {
     templates: Vec<Arc<KnownTemplate>>,
     /// Told of every batch, if a store has the log as well.
     flush: Option<FlushHandle>,
+    /// The same for a store that other nodes read.
+    replica: Option<ReplicaHandle>,
     done: bool,
     /// Bytes appended so far.
     appended: usize,
     /// The bytes at which the account is told of the growth next.
     count_at: usize,
+    /// Bounds the output, if that is metered.
+    bound: Option<Box<OutputBound>>,
+    /// Whether the output has reached its bound.
+    used_up: bool,
     /// Bytes of an incomplete event that the account was told of.
     buffered: usize,
 }
+
+/// A generation's entry in the flusher of a store that other nodes read.
+#[derive(Debug)]
+struct ReplicaHandle {
+    handle: FlushHandle,
+    /// Whether each append is told, or only the first one and the end.
+    follows: bool,
+    begun: bool,
+    lease: Option<Arc<dyn WriteLease>>,
+}
+
+/// How long the end of a replicated generation waits for the store. Then it is shown without.
+const SHOWN_WITHIN: Duration = Duration::from_secs(5);
 
 /// Steps in which the account is told of a generation's growth: it doubles up to the largest.
 const COUNT_FROM: usize = 8 * 1024;
@@ -59,10 +83,31 @@ impl Writer {
             generation,
             epoch,
             flush: None,
+            replica: None,
             done: false,
             appended: 0,
             count_at: COUNT_FROM,
             buffered: 0,
+            bound: None,
+            used_up: false,
+        }
+    }
+
+    /// Bounds the output by what this meter reserves.
+    pub(crate) fn meter_output(&mut self, meter: Arc<dyn OutputMeter>) {
+        self.bound = Some(Box::new(OutputBound::new(meter)));
+    }
+
+    /// Whether the output has reached its bound, so that the answer has to end.
+    pub(super) fn is_used_up(&self) -> bool {
+        self.used_up
+    }
+
+    /// Another upstream continues the answer of one that has not reported its usage.
+    pub(super) fn continued_without_usage(&self) {
+        if let Some(bound) = &self.bound {
+            let output = self.generation.estimated_tokens();
+            bound.meter().continued_without_usage(output);
         }
     }
 
@@ -70,15 +115,87 @@ impl Writer {
     /// such log yet. The writer holds the flusher's entry, so that a generation never refers to
     /// itself.
     pub(crate) fn store_with(&mut self, flusher: &Flusher, stored: Option<Seq>) {
-        self.generation.set_unstored(true);
-        let source = TailSource::new(self.generation.clone(), self.epoch);
+        let source = TailSource::new(self.generation.clone(), self.epoch, Role::Primary);
         self.flush = Some(flusher.track(Arc::new(source), stored));
     }
 
-    fn mark(&self) {
+    /// Has what is written stored where other nodes read it, beside the process' own store.
+    pub(crate) fn replicate_with(
+        &mut self,
+        flusher: &Flusher,
+        stored: Option<Seq>,
+        role: Role,
+        lease: Option<Arc<dyn WriteLease>>,
+    ) {
+        let source = TailSource::new(self.generation.clone(), self.epoch, role);
+        self.replica = Some(ReplicaHandle {
+            handle: flusher.track(Arc::new(source), stored),
+            follows: matches!(role, Role::Replica { .. }),
+            begun: false,
+            lease,
+        });
+    }
+
+    fn mark(&mut self) {
         if let Some(flush) = &self.flush {
             flush.mark();
         }
+        if let Some(replica) = &mut self.replica
+            && (replica.follows || !replica.begun || self.done)
+        {
+            replica.begun = true;
+            replica.handle.mark();
+        }
+    }
+
+    fn lease(&self) -> Option<&Arc<dyn WriteLease>> {
+        let replica = self.replica.as_ref()?;
+        replica
+            .lease
+            .as_ref()
+            .filter(|_| self.generation.is_replicated())
+    }
+
+    /// Whether records may be appended. A process that slept may have lost the log.
+    pub(crate) fn may_append(&self) -> bool {
+        self.lease().is_none_or(|lease| lease.is_held())
+    }
+
+    /// Waits until records may be appended.
+    pub(crate) async fn until_may_append(&self) {
+        if let Some(lease) = self.lease() {
+            lease.held().await;
+        }
+    }
+
+    /// Waits until the end is shown: that of a replicated generation once it is stored, or after 5 s
+    /// in which the process did not sleep.
+    pub(crate) async fn end_shown(&mut self) {
+        let lease = self.replica.as_ref();
+        let lease = lease.and_then(|replica| replica.lease.clone());
+        let losses = || lease.as_ref().map_or(0, |lease| lease.losses());
+        let mut before = losses();
+        while self.generation.has_pending_end() {
+            let shown = tokio::time::timeout(SHOWN_WITHIN, self.generation.ended());
+            if shown.await.is_ok() {
+                return;
+            }
+            if let Some(lease) = &lease {
+                lease.held().await;
+            }
+            // Once awake the store says whether the log is still this writer's.
+            let now = losses();
+            if now == before {
+                self.show_end();
+            }
+            before = now;
+        }
+    }
+
+    fn show_end(&mut self) {
+        self.generation.show_end();
+        // The flusher may have seen the log as it was before.
+        self.mark();
     }
 
     pub(crate) fn generation(&self) -> &Arc<Generation> {
@@ -111,6 +228,12 @@ impl Writer {
             self.buffered = 0;
             self.generation.count_growth(0);
         }
+        if let Some(bound) = &mut self.bound
+            && self.appended >= bound.check_at
+        {
+            let output = self.generation.estimated_tokens();
+            self.used_up |= !bound.check(self.appended, output);
+        }
         Ok(counts)
     }
 
@@ -129,10 +252,47 @@ impl Writer {
     pub(crate) fn seal(&mut self, records: &mut RecordWriter) {
         self.publish_templates(records);
         let changes = records.take_changes();
-        if self.seal_with(records.batch(), changes) {
-            self.sealed();
-        }
+        self.end_with(records.batch(), changes);
         records.clear();
+    }
+
+    /// Ends the log with these records. A replicated one ends once they are stored.
+    fn end_with(&mut self, batch: &RecordBatch, changes: Vec<Change>) {
+        if !self.generation.is_replicated() {
+            if self.seal_with(batch, changes) {
+                self.sealed();
+            }
+            return;
+        }
+        if self.generation.is_over() || self.done {
+            return;
+        }
+        let Ok(copy) = RecordBatch::parse(batch.first_seq(), batch.as_block().to_vec()) else {
+            return;
+        };
+        let mut snapshot = self.generation.snapshot();
+        let apply = || self.apply(&mut snapshot, batch, changes);
+        if catch_unwind(AssertUnwindSafe(apply)).is_err() {
+            tracing::error!(generation = %self.generation.meta().id, "folding the events panicked");
+        }
+        let meta = self.generation.meta();
+        let object = meta.store.then(|| {
+            let mut object = Vec::new();
+            snapshot.write_response(meta, Form::Kept, &mut object);
+            object.into()
+        });
+        self.generation.set_pending_end(PendingEnd {
+            epoch: self.epoch,
+            batch: copy,
+            snapshot,
+            object,
+        });
+        self.done = true;
+        self.mark();
+        if !self.generation.is_replicated() {
+            // Its flusher has just let go of it.
+            self.show_end();
+        }
     }
 
     fn seal_with(&self, batch: &RecordBatch, changes: Vec<Change>) -> bool {
@@ -226,9 +386,7 @@ impl Writer {
             .response_head()
             .set(Err(OpenError::Failed(error.clone())));
         let changes = record.events.into_iter().map(Change::from).collect();
-        if self.seal_with(&batch, changes) {
-            self.sealed();
-        }
+        self.end_with(&batch, changes);
     }
 }
 
@@ -240,6 +398,16 @@ impl Drop for Writer {
                 ErrorCode::ShuttingDown,
                 "The gateway stopped before the answer was complete.",
             ));
+        }
+        if self.generation.has_pending_end() {
+            // The task does not wait for the store any longer.
+            if self.lease().is_none_or(|lease| lease.is_held()) {
+                self.show_end();
+            } else {
+                self.generation.set_fenced();
+                self.generation.disown();
+                self.generation.drop_pending_end();
+            }
         }
         if !self.done {
             // The log was deleted, or another writer took over. Waiters are woken in any case.

@@ -78,8 +78,8 @@ pub trait FlushSource: Send + Sync + fmt::Debug {
     /// [`ReadError::Expired`] once the records are gone. The flusher then lets go of it.
     fn end(&self) -> Result<TailEnd, ReadError>;
 
-    /// Appends framed records to `out`, starting with the record after `from`, which is the end of
-    /// a record. Copies at least one record, if there is one, and stops at about `max_bytes`.
+    /// Appends framed records to `out`, in the form of the header's version, starting with the record
+    /// after `from`, which is the end of a record. Copies at least one record, if there is one, and stops at about `max_bytes`.
     ///
     /// # Errors
     /// [`ReadError::Expired`] once the records are gone.
@@ -89,6 +89,12 @@ pub trait FlushSource: Send + Sync + fmt::Debug {
         max_bytes: usize,
         out: &mut Vec<u8>,
     ) -> Result<BlockRange, ReadError>;
+
+    /// Returns all records in the form of logs of this version, if the header has a newer one.
+    fn older_form(&self, version: u8) -> Option<RecordBatch> {
+        let _ = version;
+        None
+    }
 
     /// Notes that everything before `upto` is stored. A store that loses it later gets it again, which
     /// this does not show.
@@ -175,6 +181,8 @@ struct Seal {
     entry: Arc<Entry>,
     block: RecordBatch,
     object: Option<Bytes>,
+    /// The version of the block, if it is older than that of the stored records.
+    version: Option<u8>,
 }
 
 impl fmt::Debug for Flusher {
@@ -489,10 +497,12 @@ impl Shared {
         let is_empty = range.next == range.first;
         if end.sealed && range.next == end.next {
             let rest = if is_empty { None } else { blocks.pop() };
-            let whole = if from > Seq(0) {
-                self.whole(&**source, end.next, size)
-            } else {
-                None
+            let version = self.store.version();
+            let older = source.older_form(version);
+            let version = older.as_ref().map(|_| version);
+            let whole = match older {
+                None if from > Seq(0) => self.whole(&**source, end.next, size),
+                older => older,
             };
             let block = whole.or(rest).unwrap_or_else(|| {
                 let mut batch = RecordBatch::default();
@@ -505,6 +515,7 @@ impl Shared {
                 entry,
                 block,
                 object,
+                version,
             });
             return length;
         }
@@ -577,11 +588,17 @@ impl Shared {
                 entry,
                 block,
                 object,
+                version,
             } = seal;
             let (first, end) = (block.first_seq(), block.end_seq());
             let source = &entry.source;
             let id = &source.header().meta.id;
-            match self.store.seal(id, source.epoch(), block, object).await {
+            let epoch = source.epoch();
+            let sealed = match version {
+                Some(version) => self.store.seal_in(version, id, epoch, block, object),
+                None => self.store.seal(id, epoch, block, object),
+            };
+            match sealed.await {
                 Ok(()) => {
                     source.commit(end);
                     entry.release(Released::Sealed);

@@ -18,12 +18,12 @@ use serde_json::value::RawValue;
 use crate::model::id::{GenerationId, Owner};
 use crate::model::snapshot::{Api, Meta};
 
-/// The newest version that [`LogHeader::encode`] writes. It differs from version 1 in what the log's
+/// The newest version that is read and written. It differs from version 1 in what the log's
 /// records may hold: closing events and terminal objects of a Responses upstream are
 /// [folded](crate::model::folded_json). Other logs are written as version 1.
 pub const HEADER_VERSION: u8 = 2;
 /// The oldest version, and that of logs without such records.
-const UNFOLDED_VERSION: u8 = 1;
+pub(super) const UNFOLDED_VERSION: u8 = 1;
 
 const BACKGROUND: u8 = 1;
 const STORE: u8 = 1 << 1;
@@ -37,6 +37,8 @@ const HAS_INPUT: u8 = 1 << 7;
 /// The first part of a log: who and what it belongs to, and how it is rendered.
 #[derive(Clone)]
 pub struct LogHeader {
+    /// The version in which the records are stored. Logs of chat upstreams have version 1 in any case.
+    pub version: u8,
     /// The facts that rendering needs.
     pub meta: Meta,
     /// The configured name of the upstream.
@@ -82,6 +84,7 @@ impl fmt::Debug for LogHeader {
     /// Omits the input, the request's fields and the idempotency key.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LogHeader")
+            .field("version", &self.version)
             .field("meta", &self.meta)
             .field("upstream", &self.upstream)
             .field("keyed", &self.idempotency.is_some())
@@ -105,6 +108,7 @@ impl LogHeader {
     #[must_use]
     pub fn new(meta: Meta, upstream: impl Into<Arc<str>>) -> Self {
         Self {
+            version: HEADER_VERSION,
             meta,
             upstream: upstream.into(),
             idempotency: None,
@@ -142,6 +146,18 @@ impl LogHeader {
 
     /// Appends the header's bytes.
     pub fn encode_into(&self, out: &mut Vec<u8>) {
+        self.encode_in(self.version, out);
+    }
+
+    /// Returns the header's bytes for records of this version.
+    #[must_use]
+    pub fn encode_as(&self, version: u8) -> Vec<u8> {
+        let mut out = Vec::new();
+        self.encode_in(version, &mut out);
+        out
+    }
+
+    fn encode_in(&self, version: u8, out: &mut Vec<u8>) {
         let meta = &self.meta;
         let owner = match &meta.owner {
             Owner::Anonymous => None,
@@ -160,7 +176,7 @@ impl LogHeader {
         ];
         out.push(match meta.api {
             Api::Chat => UNFOLDED_VERSION,
-            Api::Responses => HEADER_VERSION,
+            Api::Responses => version,
         });
         push_text(out, meta.id.as_str());
         push_number(out, meta.created_at);
@@ -243,6 +259,7 @@ impl LogHeader {
             return Err(input.damaged("the end"));
         }
         Ok(Self {
+            version,
             meta,
             upstream,
             idempotency,
@@ -429,6 +446,19 @@ mod tests {
             error.to_string(),
             "the log header has version 9, known are 1 to 2"
         );
+    }
+
+    #[test]
+    fn version_is_kept_and_that_of_chat_logs_is_the_first() {
+        let mut header = header();
+        assert_eq!(header.encode()[0], 1);
+        header.meta.api = Api::Responses;
+        for version in [1, 2] {
+            let bytes = header.encode_as(version);
+            let decoded = LogHeader::decode(&bytes).unwrap();
+            assert_eq!((bytes[0], decoded.version), (version, version));
+            assert_eq!(decoded.encode(), bytes);
+        }
     }
 
     #[test]

@@ -32,9 +32,10 @@
 
 mod block;
 mod flusher;
+mod formats;
 mod header;
 mod memory_store;
-mod position;
+mod read_position;
 mod reader;
 mod segment;
 mod store;
@@ -45,9 +46,10 @@ mod wakers;
 pub use crate::model::id::Epoch;
 pub use block::{Block, BlockRange, Blocks};
 pub use flusher::{FlushHandle, FlushOptions, FlushSource, Flusher, Released};
+pub use formats::Formats;
 pub use header::{HEADER_VERSION, HeaderError, IdempotencyKey, LogHeader};
 pub use memory_store::MemoryStore;
-pub use position::ReadPosition;
+pub use read_position::ReadPosition;
 pub use reader::LogReader;
 pub use store::{Appended, LogStore, StoreFuture, StoredLog};
 pub use store_error::StoreError;

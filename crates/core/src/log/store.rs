@@ -31,7 +31,7 @@ use futures::future::{BoxFuture, FutureExt as _, ready};
 
 use super::Epoch;
 use super::block::Blocks;
-use super::header::LogHeader;
+use super::header::{HEADER_VERSION, LogHeader};
 use super::store_error::StoreError;
 use crate::model::id::{GenerationId, Owner, Seq};
 use crate::model::record::RecordBatch;
@@ -80,6 +80,29 @@ pub trait LogStore: Send + Sync + fmt::Debug {
     /// that are not stored yet. A flusher then takes them from memory, if they are few.
     fn seals_whole(&self) -> bool {
         false
+    }
+
+    /// Returns the version in which new logs are to be written: all processes that may read them
+    /// read it.
+    fn version(&self) -> u8 {
+        HEADER_VERSION
+    }
+
+    /// As [`LogStore::seal`], with all records of the log, which have the form of this version from
+    /// now on. A store whose [`version`](LogStore::version) never changes has nothing to do with it.
+    ///
+    /// # Errors
+    /// As [`LogStore::seal`].
+    fn seal_in<'a>(
+        &'a self,
+        version: u8,
+        id: &'a GenerationId,
+        epoch: Epoch,
+        block: RecordBatch,
+        object: Option<Bytes>,
+    ) -> StoreFuture<'a, ()> {
+        let _ = version;
+        self.seal(id, epoch, block, object)
     }
 
     /// Returns what is stored of a log, without its records.

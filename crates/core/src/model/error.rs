@@ -74,6 +74,8 @@ codes! {
     /// A cursor (`Last-Event-ID`, `after`, `starting_after`) is malformed, of another stream, or
     /// past the head.
     InvalidCursor = "invalid_cursor", 400, Client, false, "Resume with the number of the last event that was received on this very stream.";
+    /// A WebSocket offers a ticket without the subprotocol beside it.
+    SubprotocolMissing = "subprotocol_missing", 400, Client, false, "Offer `tokenwire.v1` beside the ticket: `new WebSocket(url, [\"tokenwire.v1\", \"tokenwire-ticket.…\"])`.";
     /// The HTTP upgrade is malformed.
     InvalidUpgrade = "invalid_upgrade", 400, Client, false, "Open the WebSocket as RFC 6455 says: GET, `Connection: Upgrade`, `Upgrade: websocket`, version 13 and a 16-byte key.";
     /// A `stream_id` is not 1 to 256 of `[A-Za-z0-9_.-]`.
@@ -82,10 +84,14 @@ codes! {
     UnknownMessageType = "unknown_message_type", 400, Client, false, "Send one of the message types that the error lists.";
     /// The credential is missing or wrong.
     InvalidApiKey = "invalid_api_key", 401, Client, false, "Send `Authorization: Bearer <key>` with a key that is valid.";
+    /// The ticket is malformed, changed, expired or used, or its issuer is no longer valid.
+    InvalidTicket = "invalid_ticket", 401, Client, false, "Get a new ticket with POST /v1/tickets.";
     /// The request carries two different credentials.
     AmbiguousCredential = "ambiguous_credential", 400, Client, false, "Send one credential, in one header.";
     /// The credential does not have the role that the request needs.
     RoleRequired = "role_required", 403, Client, false, "Use a key with the role that the message names.";
+    /// The ticket is valid, but not for this request.
+    TicketNotAllowed = "ticket_not_allowed", 403, Client, false, "Get a ticket for what the message names, or send a key.";
     /// The credential may not use the model, or no upstream that serves it.
     ModelNotAllowed = "model_not_allowed", 403, Client, false, "Use one of the models that /v1/models lists for this key, or ask the operator for access.";
     /// A page of a foreign origin sent the request.
@@ -120,6 +126,12 @@ codes! {
     TooManyConnections = "too_many_connections", 429, Client, true, "Close connections; the setting is `server.max_connections_per_address`.";
     /// No file descriptor is left for a connection to the upstream.
     OutOfDescriptors = "out_of_descriptors", 503, Gateway, true, "Try again after `Retry-After`. The operator has to raise the limit of open files (`ulimit -n`).";
+    /// The key or its owner has reached a limit of requests, tokens or streams.
+    RateLimitExceeded = "rate_limit_exceeded", 429, Client, true, "Try again after `Retry-After`; the limits are `limits.per_key`, `limits.per_owner` and those of the key.";
+    /// The request needs more than a limit of the key or its owner ever allows.
+    RequestTooLargeForLimit = "request_too_large_for_limit", 400, Client, false, "Shorten the request, or lower `max_output_tokens`; what is reserved without it is `limits.reserve_output`.";
+    /// The budget of the key or its owner is spent.
+    BudgetExceeded = "budget_exceeded", 402, Client, false, "Wait for the next day or month (UTC), or ask the operator for a higher budget.";
     /// A WebSocket has reached its limit of lanes or queued creates.
     WebsocketStreamLimitReached = "websocket_stream_limit_reached", 429, Client, true, "Wait for one of this socket's responses to end, or open another socket.";
     /// The upstream's concurrency limit and its queue are full.
@@ -265,6 +277,8 @@ impl From<&Failure> for ApiError {
     fn from(failure: &Failure) -> Self {
         let code = ErrorCode::ALL
             .iter()
+            // An answer never fails by the gateway's own limits: the code is an upstream's.
+            .filter(|code| **code != ErrorCode::RateLimitExceeded)
             .find(|code| code.as_str() == failure.code)
             .unwrap_or(&ErrorCode::UpstreamError);
         Self {

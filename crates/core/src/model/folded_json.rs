@@ -144,7 +144,12 @@ impl FoldedWriter {
 
 /// Returns true if folded JSON is not the JSON that it stands for.
 pub(crate) fn has_marks(json: &str) -> bool {
-    memmem::find(json.as_bytes(), QUOTED_MARK).is_some()
+    has_marks_in(json.as_bytes())
+}
+
+/// Returns true if records may hold folded JSON that is not what it stands for.
+pub(crate) fn has_marks_in(records: &[u8]) -> bool {
+    memmem::find(records, QUOTED_MARK).is_some()
 }
 
 /// Returns the parts of folded JSON in order.

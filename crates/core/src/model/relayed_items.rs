@@ -296,6 +296,15 @@ impl RelayedItems {
             .sum()
     }
 
+    /// Returns the bytes of the texts that were streamed.
+    pub(crate) fn text_len(&self) -> usize {
+        let items = self.0.iter().flat_map(|items| items.values());
+        items
+            .flat_map(|item| &item.texts)
+            .map(|streamed| streamed.text.len())
+            .sum()
+    }
+
     /// Returns true if there is no item.
     pub(crate) fn is_empty(&self) -> bool {
         self.0.as_ref().is_none_or(|items| items.is_empty())

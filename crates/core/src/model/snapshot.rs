@@ -354,6 +354,18 @@ impl Snapshot {
         self.deltas
     }
 
+    /// Estimates the tokens of the answer so far: one for each delta, but at least one for four bytes
+    /// of text, since a delta may hold several tokens.
+    #[must_use]
+    pub fn estimated_tokens(&self) -> u64 {
+        let texts = self.items.iter().map(|item| {
+            let parts: usize = item.parts.iter().map(|part| part.text.len()).sum();
+            parts + item.arguments.len()
+        });
+        let bytes = texts.sum::<usize>() + self.relayed.text_len();
+        self.deltas.max(bytes.div_ceil(4) as u64)
+    }
+
     /// Returns true once the upstream has sent anything.
     pub(crate) fn has_begun(&self) -> bool {
         self.begun

@@ -20,6 +20,9 @@ use crate::model::json::{
     Kind, Members, Node, invalid, is_array_of_unique_objects, quoted, read_object,
 };
 
+/// Asks a stream to report its usage.
+const ASK_USAGE: &str = r#""stream_options":{"include_usage":true},"#;
+
 /// The most choices that one request may ask for.
 const MAX_CHOICES: u64 = 128;
 
@@ -37,6 +40,8 @@ pub struct ChatRequest {
     n: u32,
     include_usage: bool,
     include_obfuscation: Option<bool>,
+    /// Whether the body has `stream_options`, which may be `null`.
+    has_stream_options: bool,
     request_fields: RequestFields,
 }
 
@@ -99,6 +104,7 @@ impl ChatRequest {
             n: n.and_then(|n| u32::try_from(n).ok()).unwrap_or(1),
             include_usage: option("include_usage")?.unwrap_or(false),
             include_obfuscation: option("include_obfuscation")?,
+            has_stream_options: members.iter().any(|(name, _)| name == "stream_options"),
             request_fields: RequestFields::from_chat(&members),
         })
     }
@@ -148,35 +154,58 @@ impl ChatRequest {
     }
 
     /// Returns the body for the upstream: as it was received, except for the model's name if one is
-    /// given.
+    /// given. With `usage` a stream is asked to report its usage, whether or not the client asks for
+    /// that.
     #[must_use]
-    pub fn upstream_body(&self, model: Option<&str>) -> Vec<u8> {
-        let Some(model) = model else {
-            return self.body().to_vec();
-        };
-        if self.model.as_deref() == Some(model) {
+    pub fn upstream_body(&self, model: Option<&str>, usage: bool) -> Vec<u8> {
+        let model = model.filter(|model| self.model.as_deref() != Some(model));
+        let usage = usage && self.stream && !self.include_usage;
+        if model.is_none() && !usage {
             return self.body().to_vec();
         }
-        let name = quoted(model);
-        let mut out = String::with_capacity(self.body.len() + name.len() + 16);
-        let copied = match &self.model_span {
-            Some(span) => {
-                out.push_str(&self.body[..span.start]);
-                out.push_str(&name);
-                span.end
+        if usage && self.has_stream_options {
+            return self.with_usage(model);
+        }
+        let name = model.map(quoted);
+        let length = name.as_ref().map_or(0, |name| name.len() + 16);
+        let mut out = String::with_capacity(self.body.len() + length + ASK_USAGE.len());
+        // The object has at least the member `messages`.
+        let mut copied = self.body.find('{').map_or(0, |brace| brace + 1);
+        out.push_str(&self.body[..copied]);
+        if usage {
+            out.push_str(ASK_USAGE);
+        }
+        match (&name, &self.model_span) {
+            (Some(name), Some(span)) => {
+                out.push_str(&self.body[copied..span.start]);
+                out.push_str(name);
+                copied = span.end;
             }
-            None => {
-                // The object has at least the member `messages`.
-                let start = self.body.find('{').map_or(0, |brace| brace + 1);
-                out.push_str(&self.body[..start]);
+            (Some(name), None) => {
                 out.push_str("\"model\":");
-                out.push_str(&name);
+                out.push_str(name);
                 out.push(',');
-                start
             }
-        };
+            (None, _) => {}
+        }
         out.push_str(&self.body[copied..]);
         out.into_bytes()
+    }
+
+    /// Returns the body with usage asked for among the client's `stream_options`.
+    fn with_usage(&self, model: Option<&str>) -> Vec<u8> {
+        let Ok((_, members)) = read_object(self.body()) else {
+            return self.body().to_vec();
+        };
+        let options = members.node("stream_options");
+        let options = options.and_then(|options| options.object().ok());
+        let options = options
+            .unwrap_or_default()
+            .write_with(&[("include_usage", "true")]);
+        let name = model.map(quoted);
+        let mut replaced = vec![("stream_options", options.as_str())];
+        replaced.extend(name.as_deref().map(|name| ("model", name)));
+        members.write_with(&replaced).into_bytes()
     }
 
     /// Reads the request into canonical form.
@@ -402,7 +431,7 @@ mod tests {
         }
         let unread = r#"{"messages":[{"content":[{"type":"text","text":"a","text":"b"}]}],"tools":[{"function":{"parameters":{"a":1,"a":2}}}],"x":{"y":1,"y":2}}"#;
         let request = ChatRequest::parse(unread.as_bytes()).unwrap();
-        assert_eq!(request.upstream_body(None), unread.as_bytes());
+        assert_eq!(request.upstream_body(None, false), unread.as_bytes());
     }
 
     #[test]
@@ -434,7 +463,7 @@ mod tests {
         let check = |body: &str, model: Option<&str>, expected: &str| {
             let upstream = ChatRequest::parse(body.as_bytes())
                 .unwrap()
-                .upstream_body(model);
+                .upstream_body(model, false);
             assert_eq!(String::from_utf8_lossy(&upstream), expected, "{body}");
         };
         let odd =
@@ -455,6 +484,41 @@ mod tests {
     }
 
     #[test]
+    fn usage_is_asked_for_beside_the_clients_own_options() {
+        let check = |body: &str, model: Option<&str>, expected: &str| {
+            let request = ChatRequest::parse(body.as_bytes()).unwrap();
+            let upstream = request.upstream_body(model, true);
+            assert_eq!(String::from_utf8_lossy(&upstream), expected, "{body}");
+        };
+        let plain = r#"{"model":"a","messages":[{}],"stream":true}"#;
+        let asked = r#"{"stream_options":{"include_usage":true},"model":"a","messages":[{}],"stream":true}"#;
+        check(plain, None, asked);
+        check(plain, Some("b"), &asked.replace("\"a\"", "\"b\""));
+        check(
+            r#"{"messages":[{}],"stream":true}"#,
+            Some("b"),
+            r#"{"stream_options":{"include_usage":true},"model":"b","messages":[{}],"stream":true}"#,
+        );
+        check(
+            r#"{"messages":[{}],"stream":true,"stream_options":{"include_usage":false,"x":1}}"#,
+            None,
+            r#"{"messages":[{}],"stream":true,"stream_options":{"include_usage":true,"x":1}}"#,
+        );
+        check(
+            r#"{"messages":[{}],"stream":true,"stream_options":null}"#,
+            None,
+            r#"{"messages":[{}],"stream":true,"stream_options":{"include_usage":true}}"#,
+        );
+        // Nothing has to be asked for.
+        for body in [
+            r#"{"messages":[{}],"stream":true,"stream_options":{"include_usage":true}}"#,
+            r#"{"messages":[{}]}"#,
+        ] {
+            check(body, None, body);
+        }
+    }
+
+    #[test]
     fn debug_shows_no_contents() {
         let request = ChatRequest::parse(br#"{"messages":[{"content":"secret"}]}"#).unwrap();
         assert!(!format!("{request:?}").contains("secret"));
@@ -468,7 +532,7 @@ mod tests {
             close.extend_from_slice(&body);
             close.push(b'}');
             if let Ok(request) = ChatRequest::parse(&close) {
-                prop_assert!(ChatRequest::parse(&request.upstream_body(Some("m"))).is_ok());
+                prop_assert!(ChatRequest::parse(&request.upstream_body(Some("m"), true)).is_ok());
             }
         }
     }

@@ -47,7 +47,10 @@ const CAPACITY: usize = 768;
 ///
 /// `Debug` shows no contents.
 #[derive(Clone)]
-pub struct RequestFields(Arc<str>);
+pub struct RequestFields {
+    json: Arc<str>,
+    max_output: Option<u64>,
+}
 
 /// Every field at its default, shared by most requests.
 static DEFAULT: LazyLock<RequestFields> =
@@ -111,14 +114,26 @@ impl RequestFields {
         for (given, &(name, _, default)) in given.iter().zip(FIELDS) {
             object.raw(name, given.as_deref().unwrap_or(default));
         }
-        Self(json.into())
+        let max_output = FIELDS.iter().zip(given);
+        let max_output = max_output
+            .filter(|((name, ..), _)| *name == "max_output_tokens")
+            .find_map(|(_, given)| given.as_deref()?.parse().ok());
+        Self {
+            json: json.into(),
+            max_output,
+        }
+    }
+
+    /// Returns the most output tokens of the answer, if the request says so.
+    pub(crate) fn max_output(&self) -> Option<u64> {
+        self.max_output
     }
 
     /// Returns `"field":value` for every field, with commas between them, to be spliced into an
     /// object.
     #[must_use]
     pub fn into_json(self) -> Arc<str> {
-        self.0
+        self.json
     }
 }
 
@@ -132,7 +147,7 @@ impl Default for RequestFields {
 impl fmt::Debug for RequestFields {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RequestFields")
-            .field("bytes", &self.0.len())
+            .field("bytes", &self.json.len())
             .finish_non_exhaustive()
     }
 }

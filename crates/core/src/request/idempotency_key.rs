@@ -41,6 +41,7 @@ const CREDENTIAL_PREFIXES: &[&str] = &[
     "fw_",
     "tgp_v1_",
     "r8_",
+    "tkt_",
     "AIza",
     "-----BEGIN",
 ];

@@ -2,7 +2,7 @@
 //! and written from it.
 
 mod content;
-mod history;
+mod history_ids;
 mod items;
 mod read;
 mod relay;
@@ -22,7 +22,7 @@ use super::fields::RequestFields;
 use super::item::{self, ItemId};
 use crate::model::error::{ApiError, ErrorCode};
 use crate::model::json::{Node, RawObject, missing, raw_string, raw_value, read_object};
-use history::joined;
+use history_ids::joined;
 use validation::{GATEWAY_MEMBERS, find};
 
 /// The advice for what only an upstream of this language has.

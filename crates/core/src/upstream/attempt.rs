@@ -5,6 +5,7 @@ use super::endpoint_stats::Attempt;
 use super::failure::classify;
 use super::route::Route;
 use super::{OpenError, TokenStream, UpstreamHead, UpstreamRequest, UpstreamResponse};
+use crate::model::error::ErrorCode;
 
 /// A stream that an endpoint has begun, and the attempt that it counts for.
 pub(super) struct AttemptStream {
@@ -42,6 +43,8 @@ pub(super) async fn start(
     let mut attempt = route
         .stats
         .begin(permit, request.first_token_timeout, request.streamed, key);
+    let asked = request.asked.clone();
+    asked.begin();
     match route.endpoint.open(request).await {
         Ok(UpstreamResponse { head, stream }) => Ok(AttemptStream {
             head,
@@ -50,8 +53,26 @@ pub(super) async fn start(
             endpoint,
         }),
         Err(error) => {
+            if !may_have_worked(&error) {
+                asked.undo();
+            }
             attempt.fail(classify(&error).1);
             Err(error)
         }
     }
+}
+
+/// Whether the upstream may have worked on a request that failed so: it was sent, and not refused.
+fn may_have_worked(error: &OpenError) -> bool {
+    let OpenError::Failed(error) = error else {
+        return false;
+    };
+    let unsent = [
+        ErrorCode::UpstreamUnreachable,
+        ErrorCode::ConnectTimeout,
+        ErrorCode::OutOfDescriptors,
+        ErrorCode::UpstreamAuth,
+        ErrorCode::UpstreamBusy,
+    ];
+    !unsent.iter().any(|code| error.is(*code))
 }

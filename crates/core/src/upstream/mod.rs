@@ -10,6 +10,7 @@
 //! and the statistics that all workers share. It chooses one for a request. As long as nothing of
 //! the answer was kept, a failed request is sent again to the same endpoint or another.
 
+mod asked;
 mod attempt;
 mod balance;
 #[cfg(feature = "openai")]
@@ -46,6 +47,7 @@ pub mod translate;
 #[cfg(feature = "openai")]
 mod transport_error;
 
+pub use asked::Asked;
 pub use breaker::{Breaker, BreakerPolicy, BreakerState};
 pub use concurrency_limit::{ConcurrencyLimit, ConcurrencyPolicy};
 pub use continuation::Continuation;
@@ -105,6 +107,8 @@ pub struct UpstreamRequest {
     pub reservation: Reservation,
     /// What it says of encrypted reasoning; `None` for a chat upstream.
     pub reasoning: Option<Box<CarriedReasoning>>,
+    /// Counts the attempts that an upstream may have worked on.
+    pub asked: Asked,
 }
 
 impl fmt::Debug for UpstreamRequest {
@@ -328,7 +332,8 @@ pub trait Upstream: Send + Sync + fmt::Debug {
         false
     }
 
-    /// Sends the request and waits for the head. Dropping the future cancels the request.
+    /// Sends the request and waits for the head. Dropping the future cancels the request. Counts the
+    /// attempts in [`UpstreamRequest::asked`].
     fn open(
         &self,
         request: UpstreamRequest,

@@ -12,8 +12,8 @@ use parking_lot::Mutex;
 use serde_json::value::RawValue;
 
 use super::Refusal;
+use crate::model::include::{ENCRYPTED, ENCRYPTED_REASONING};
 use crate::model::json::{Members, RawObject, push_array};
-use crate::model::shown::{ENCRYPTED, ENCRYPTED_REASONING};
 
 /// Most models of one endpoint that are known to give no encrypted reasoning.
 const MAX_MODELS: usize = 1024;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 use tokenwire_core::dialect::Dialect;
 use tokenwire_core::generation::Generation;
-use tokenwire_core::model::shown::{Form, Include};
+use tokenwire_core::model::include::{Form, Include};
 use tokenwire_core::model::snapshot::Api;
 use tokenwire_core::upstream::UpstreamHead;
 use tokenwire_core::upstream::translate::BodyEnd;

@@ -9,7 +9,7 @@ use tokenwire_core::model::error::ApiError;
 
 use super::credential::{credential, invalid};
 use super::identity::{Identity, expired};
-use super::key::Rights;
+use super::key::{Key, Rights};
 use super::keyring::Keyring;
 use super::keys_file::{KeysFile, KeysFileError, Version};
 use crate::config::auth::{Auth, KeyEntry};
@@ -101,7 +101,12 @@ impl Authenticator {
         if key.is_expired() {
             return Err(expired());
         }
-        Ok(Identity(Some(key.clone())))
+        Ok(Identity::of_key(key.clone()))
+    }
+
+    /// Returns the key whose hash begins so.
+    pub(super) fn key_of(&self, prefix: u64) -> Option<Arc<Key>> {
+        self.keys.read().find_by_prefix(prefix).cloned()
     }
 
     /// Reads the file again if it has changed, and revokes the keys that it does not have any more. A

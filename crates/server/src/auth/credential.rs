@@ -48,6 +48,13 @@ pub(super) fn credential(headers: &HeaderMap) -> Result<Option<&str>, ApiError> 
     Ok(found)
 }
 
+/// Whether a request carries something in the place of a key.
+pub(crate) fn has_credential(headers: &HeaderMap) -> bool {
+    [header::AUTHORIZATION, X_API_KEY, API_KEY]
+        .iter()
+        .any(|name| headers.contains_key(name))
+}
+
 /// Refuses a credential, or a request without one.
 pub(super) fn invalid(message: impl Into<String>) -> ApiError {
     ApiError::new(ErrorCode::InvalidApiKey, message)

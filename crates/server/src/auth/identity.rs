@@ -1,112 +1,316 @@
 //! Who sent a request.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
-use tokenwire_core::engine::{GenerationEnd, Meter, Metered, MeteredStart};
-use tokenwire_core::generation::Generation;
+use parking_lot::Mutex;
+use tokenwire_core::engine::{Admission, GenerationEnd, Meter, Metered, MeteredStart};
+use tokenwire_core::generation::{Generation, OutputMeter};
 use tokenwire_core::model::error::ApiError;
 use tokenwire_core::model::id::Owner;
 use tokenwire_core::upstream::Scope;
+use tokenwire_ws::{SocketAccess, SocketCredential, SocketReads};
 
 use super::credential::invalid;
 use super::key::Key;
 use super::revocation::{Revocation, Running};
+use super::ticket::{Issuer, Right, Ticket, TicketKind, expired_ticket, late_ticket};
 use crate::config::auth::Role;
+use crate::limits::{ClientMeter, Limits, Reservation, Reserving};
 
-/// Who sent a request: the holder of a key, or where credentials are not checked the anonymous owner,
-/// who may do everything.
+/// Who sent a request: the holder of a key, of a ticket that was made with one, or where credentials
+/// are not checked the anonymous owner, who may do everything.
 #[derive(Clone, Debug, Default)]
-pub struct Identity(pub(super) Option<Arc<Key>>);
+pub struct Identity {
+    /// The key, or that of the ticket.
+    key: Option<Arc<Key>>,
+    ticket: Option<Arc<Ticket>>,
+    /// What the ticket may use, if that is less than what the key may.
+    ticket_scope: Option<Arc<Scope>>,
+}
 
 // === impl Identity ===
 
 impl Identity {
-    /// Returns the owner of what it starts.
-    #[must_use]
-    pub fn owner(&self) -> Owner {
-        match &self.0 {
-            Some(key) => key.rights.owner.clone(),
-            None => Owner::Anonymous,
+    pub(super) fn of_key(key: Arc<Key>) -> Self {
+        Self {
+            key: Some(key),
+            ticket: None,
+            ticket_scope: None,
         }
     }
 
-    /// Whether it may see what concerns all owners.
+    /// The holder of a ticket, which was made with this key, or without one.
+    pub(super) fn of_ticket(key: Option<Arc<Key>>, ticket: Ticket) -> Self {
+        let ticket = Arc::new(ticket);
+        let ticket_scope = (!ticket.models.is_empty()).then(|| {
+            let (models, upstreams) = ((key.clone(), ticket.clone()), key.clone());
+            Arc::new(Scope::new(
+                move |name| {
+                    let (key, ticket) = &models;
+                    let by_key = key.as_ref().is_none_or(|key| key.rights.has_model(name));
+                    by_key && ticket.has_model(name)
+                },
+                move |name| {
+                    let key = upstreams.as_ref();
+                    key.is_none_or(|key| key.rights.has_upstream(name))
+                },
+            ))
+        });
+        Self {
+            key,
+            ticket: Some(ticket),
+            ticket_scope,
+        }
+    }
+
+    /// Returns the owner of what it starts.
+    #[must_use]
+    pub fn owner(&self) -> Owner {
+        match (&self.ticket, &self.key) {
+            (Some(ticket), _) => ticket.owner(),
+            (None, Some(key)) => key.rights.owner.clone(),
+            (None, None) => Owner::Anonymous,
+        }
+    }
+
+    /// Whether it may see what concerns all owners. A ticket never may.
     #[must_use]
     pub fn is_operator(&self) -> bool {
-        self.0
-            .as_ref()
-            .is_none_or(|key| key.rights.role == Role::Operator)
+        let is_key_of_one = |key: &Arc<Key>| key.rights.role == Role::Operator;
+        self.ticket.is_none() && self.key.as_ref().is_none_or(is_key_of_one)
     }
 
     /// Whether it may use the model that clients call so.
     #[must_use]
     pub fn has_model(&self, name: &str) -> bool {
-        self.0.as_ref().is_none_or(|key| key.rights.has_model(name))
+        let by_key = self
+            .key
+            .as_ref()
+            .is_none_or(|key| key.rights.has_model(name));
+        by_key
+            && self
+                .ticket
+                .as_ref()
+                .is_none_or(|ticket| ticket.has_model(name))
     }
 
     /// Whether it may use the upstream of this name.
     #[must_use]
     pub fn has_upstream(&self, name: &str) -> bool {
-        self.0
+        self.key
             .as_ref()
             .is_none_or(|key| key.rights.has_upstream(name))
     }
 
     /// Returns what it may use of the upstreams; `None` for all.
     pub(crate) fn scope(&self) -> Option<&Arc<Scope>> {
-        self.0.as_ref()?.scope.as_ref()
+        let by_ticket = self.ticket_scope.as_ref();
+        by_ticket.or_else(|| self.key.as_ref()?.scope.as_ref())
     }
 
     /// Returns what ends its open connections.
     pub(crate) fn revocation(&self) -> Option<&Arc<Revocation>> {
-        self.0.as_ref().map(|key| &key.revocation)
+        self.key.as_ref().map(|key| &key.revocation)
+    }
+
+    /// Returns the limits that apply to it, and the counters of what it uses; `None` where nothing of
+    /// clients is counted.
+    pub(crate) fn client(&self, limits: &Arc<Limits>) -> Option<ClientMeter> {
+        let Some(key) = &self.key else {
+            return limits.anonymous();
+        };
+        let by_key = (key.id.clone(), &key.rights.limits);
+        Some(limits.client(Some(by_key), &self.owner()))
     }
 
     /// Returns what admits the generations that it starts.
-    pub(crate) fn meter(&self) -> Option<Arc<dyn Meter>> {
-        let key = self.0.clone()?;
-        Some(Arc::new(KeyMeter(key)))
+    pub(crate) fn meter(&self, limits: &Arc<Limits>) -> Option<Arc<dyn Meter>> {
+        let client = self.client(limits);
+        if self.key.is_none() && self.ticket.is_none() {
+            return client.map(|client| Arc::new(client) as Arc<_>);
+        }
+        Some(Arc::new(CredentialMeter {
+            key: self.key.clone(),
+            ticket: self.ticket.clone(),
+            client,
+        }))
     }
 
     /// Whether credentials are checked.
     pub(crate) fn is_checked(&self) -> bool {
-        self.0.is_some()
+        self.key.is_some()
     }
-}
 
-/// Admits what a key starts while it is valid: a socket outlives the check of its request.
-#[derive(Debug)]
-struct KeyMeter(Arc<Key>);
+    /// Returns the ticket, if it came with one.
+    pub(crate) fn ticket(&self) -> Option<&Arc<Ticket>> {
+        self.ticket.as_ref()
+    }
 
-/// A generation that a key started.
-#[derive(Debug)]
-struct KeyMetered {
-    revocation: Arc<Revocation>,
-    running: Option<Running>,
-}
+    /// Whether the browser sent its credential by itself.
+    pub(crate) fn is_by_cookie(&self) -> bool {
+        let ticket = self.ticket.as_ref();
+        ticket.is_some_and(|ticket| ticket.kind == TicketKind::Cookie)
+    }
 
-impl Meter for KeyMeter {
-    fn admit(&self, _start: &MeteredStart<'_>) -> Result<Box<dyn Metered>, ApiError> {
-        if self.0.revocation.is_revoked() {
-            return Err(invalid("The key is revoked."));
+    /// Whether it has this right. A key has all.
+    pub(crate) fn may(&self, right: Right) -> bool {
+        self.ticket.as_ref().is_none_or(|ticket| ticket.may(right))
+    }
+
+    /// Returns the time at which the key or the ticket ends.
+    pub(crate) fn expires(&self) -> Option<SystemTime> {
+        let of_key = self.key.as_ref().and_then(|key| key.rights.expires);
+        let of_ticket = self.ticket.as_ref().map(|ticket| ticket.expiry());
+        of_key.into_iter().chain(of_ticket).min()
+    }
+
+    /// Returns what it may do on a socket. One that a ticket opened closes when the ticket ends, but
+    /// for a ticket of one stream, whose end ends nothing that is open.
+    pub(crate) fn socket_credential(&self) -> SocketCredential {
+        let kind = self.ticket.as_ref().map(|ticket| ticket.kind);
+        let of_stream = matches!(kind, Some(TicketKind::Stream | TicketKind::Start));
+        SocketCredential {
+            revoked: self.revocation().map(|known| known.sockets().clone()),
+            expires: self.expires().filter(|_| !of_stream),
+            closes: kind.is_some(),
+            access: SocketAccess {
+                starts: self.may(Right::Start),
+                cancels: self.may(Right::Cancel),
+                reads: self.socket_reads(),
+            },
         }
-        if self.0.is_expired() {
-            return Err(expired());
+    }
+
+    fn socket_reads(&self) -> SocketReads {
+        let Some(ticket) = &self.ticket else {
+            return SocketReads::All;
+        };
+        match (ticket.start_key(), ticket.stream_id()) {
+            (Some(key), _) => SocketReads::Keyed(key),
+            (None, Some(id)) if ticket.may(Right::Read) => SocketReads::Stream(id),
+            (None, None) if ticket.may(Right::Read) => SocketReads::All,
+            (None, _) => SocketReads::None,
         }
-        Ok(Box::new(KeyMetered {
-            revocation: self.0.revocation.clone(),
-            running: None,
-        }))
+    }
+
+    /// Returns whose a ticket is that it makes.
+    pub(super) fn issuer(&self) -> Issuer {
+        match &self.key {
+            Some(key) => Issuer::Key(key.rights.hash.prefix()),
+            None => Issuer::Open,
+        }
     }
 }
 
-impl Metered for KeyMetered {
-    fn started(&mut self, generation: &Arc<Generation>) {
-        self.running = Some(self.revocation.run(generation));
+/// Admits what a credential starts while it is valid: a socket outlives the check of its request.
+#[derive(Debug)]
+struct CredentialMeter {
+    key: Option<Arc<Key>>,
+    ticket: Option<Arc<Ticket>>,
+    client: Option<ClientMeter>,
+}
+
+/// A generation that a credential started.
+#[derive(Debug)]
+struct CredentialMetered {
+    reservation: Option<Arc<Reservation>>,
+    revocation: Option<Arc<Revocation>>,
+    running: Mutex<Option<Running>>,
+}
+
+// === impl CredentialMeter ===
+
+impl CredentialMeter {
+    /// Checks that the credential is still valid.
+    fn check(&self) -> Result<(), ApiError> {
+        if let Some(key) = &self.key {
+            if key.revocation.is_revoked() {
+                return Err(invalid("The key is revoked."));
+            }
+            if key.is_expired() {
+                return Err(expired());
+            }
+        }
+        if let Some(ticket) = &self.ticket {
+            if ticket.is_expired() {
+                return Err(expired_ticket());
+            }
+            // A repetition attaches, and is not asked for here.
+            if ticket.kind == TicketKind::Start && ticket.is_late() {
+                return Err(late_ticket());
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Meter for CredentialMeter {
+    fn needs_usage(&self) -> bool {
+        self.client.as_ref().is_some_and(Meter::needs_usage)
     }
 
-    fn ended(&mut self, _end: &GenerationEnd<'_>) {
-        self.running = None;
+    fn admit(&self, start: &MeteredStart<'_>) -> Admission {
+        if let Err(error) = self.check() {
+            return Admission::Now(Err(error));
+        }
+        let revocation = self.key.as_ref().map(|key| key.revocation.clone());
+        let metered = |reservation| {
+            Arc::new(CredentialMetered {
+                reservation,
+                revocation,
+                running: Mutex::default(),
+            }) as Arc<dyn Metered>
+        };
+        let Some(client) = &self.client else {
+            return Admission::Now(Ok(metered(None)));
+        };
+        match client.reserve(start) {
+            Reserving::Now(reserved) => Admission::Now(reserved.map(Some).map(metered)),
+            Reserving::Later(reserved) => {
+                Admission::Later(Box::pin(
+                    async move { reserved.await.map(Some).map(metered) },
+                ))
+            }
+        }
+    }
+}
+
+// === impl CredentialMetered ===
+
+impl OutputMeter for CredentialMetered {
+    fn reserved(&self) -> Option<u64> {
+        self.reservation.as_ref()?.reserved()
+    }
+
+    fn extend(&self, output: u64) -> Option<u64> {
+        match &self.reservation {
+            Some(reservation) => reservation.extend(output),
+            None => Some(u64::MAX),
+        }
+    }
+
+    fn continued_without_usage(&self, output: u64) {
+        if let Some(reservation) = &self.reservation {
+            reservation.continued_without_usage(output);
+        }
+    }
+}
+
+impl Metered for CredentialMetered {
+    fn started(&self, generation: &Arc<Generation>) {
+        if let Some(reservation) = &self.reservation {
+            reservation.started(generation);
+        }
+        let revocation = self.revocation.as_ref();
+        *self.running.lock() = revocation.map(|revocation| revocation.run(generation));
+    }
+
+    fn ended(&self, end: &GenerationEnd<'_>) {
+        self.running.lock().take();
+        if let Some(reservation) = &self.reservation {
+            reservation.ended(end);
+        }
     }
 }
 

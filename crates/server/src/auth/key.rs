@@ -8,12 +8,15 @@ use tokenwire_core::upstream::Scope;
 
 use super::revocation::Revocation;
 use crate::config::auth::{KeyEntry, Role};
+use crate::config::client_limits::ClientLimits;
 use crate::config::models::matches;
 use crate::key_hash::KeyHash;
 
 /// A key and what it has open.
 #[derive(Debug)]
 pub(crate) struct Key {
+    /// Its name in lists and logs.
+    pub(super) id: Arc<str>,
     pub(super) rights: Rights,
     pub(super) revocation: Arc<Revocation>,
     /// `None` for one that may use every model and upstream.
@@ -28,6 +31,7 @@ pub(super) struct Rights {
     pub(super) role: Role,
     pub(super) models: Vec<String>,
     pub(super) upstreams: Vec<String>,
+    pub(super) limits: ClientLimits,
     pub(super) expires: Option<SystemTime>,
 }
 
@@ -42,6 +46,7 @@ impl Rights {
             role: entry.role,
             models: entry.models.clone(),
             upstreams: entry.upstreams.clone(),
+            limits: entry.limits,
             expires: entry.expiry(),
         })
     }
@@ -54,6 +59,7 @@ impl Rights {
             role: Role::Operator,
             models: Vec::new(),
             upstreams: Vec::new(),
+            limits: ClientLimits::default(),
             expires: None,
         }
     }
@@ -81,12 +87,28 @@ impl Key {
             ))
         });
         Self {
+            id: rights.hash.id().into(),
             scope,
             revocation: earlier
                 .map(|known| known.revocation.clone())
                 .unwrap_or_default(),
             rights,
         }
+    }
+
+    /// Whether its tickets may be this owner's: its own, one below it, or for an operator any.
+    pub(super) fn may_be(&self, owner: &Owner) -> bool {
+        let own = match &self.rights.owner {
+            Owner::Anonymous => "anonymous",
+            Owner::Named(own) => own,
+        };
+        let is_below = match owner {
+            Owner::Anonymous => false,
+            Owner::Named(name) => name
+                .strip_prefix(own)
+                .is_some_and(|rest| rest.starts_with('/')),
+        };
+        *owner == self.rights.owner || is_below || self.rights.role == Role::Operator
     }
 
     pub(super) fn is_expired(&self) -> bool {

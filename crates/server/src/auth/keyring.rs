@@ -42,6 +42,14 @@ impl Keyring {
         candidates.iter().find(|key| key.rights.hash == *hash)
     }
 
+    /// Returns the key whose hash begins so. `None` if two do.
+    pub(super) fn find_by_prefix(&self, prefix: u64) -> Option<&Arc<Key>> {
+        match self.0.get(&prefix)?.as_slice() {
+            [key] => Some(key),
+            _ => None,
+        }
+    }
+
     /// Returns the keys that `later` does not have any more.
     pub(super) fn missing_in(&self, later: &Self) -> Vec<Arc<Key>> {
         let keys = self.0.values().flatten();

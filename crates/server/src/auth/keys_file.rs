@@ -96,7 +96,7 @@ impl KeysFile {
         // The error of serde would quote values.
         let content: Content = serde_json::from_value(tree).map_err(|_| {
             self.error(format!(
-                "not a map with `keys`, each with owner, hash, role, models, upstreams and expires ({count} found)"
+                "not a map with `keys`, each with owner, hash, role, models, upstreams, limits and expires ({count} found)"
             ))
         })?;
         for (index, entry) in content.keys.iter().enumerate() {
@@ -168,6 +168,14 @@ pub(crate) fn to_yaml(entry: &KeyEntry) -> String {
             out.push_str(&format!("    {name}: [{}]\n", items.join(", ")));
         }
     }
+    if !entry.limits.is_empty() {
+        let limits = entry.limits.written();
+        let items: Vec<String> = limits
+            .iter()
+            .map(|(name, value)| format!("{name}: {value}"))
+            .collect();
+        out.push_str(&format!("    limits: {{{}}}\n", items.join(", ")));
+    }
     if let Some(expires) = &entry.expires {
         out.push_str(&format!("    expires: {}\n", quoted(expires)));
     }
@@ -184,6 +192,8 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
+    use crate::config::client_limits::ClientLimits;
+    use crate::config::money::Money;
     use crate::key_hash::KeyHash;
 
     fn entry(owner: &str) -> KeyEntry {
@@ -203,6 +213,11 @@ mod tests {
             role: Role::Operator,
             models: vec!["gpt-*".to_owned(), "a \"b\"".to_owned()],
             upstreams: vec!["openai".to_owned()],
+            limits: ClientLimits {
+                streams: Some(3),
+                budget_per_day: Money::parse("2.5"),
+                ..ClientLimits::default()
+            },
             expires: Some("2027-01-31".to_owned()),
             ..entry("alice")
         };

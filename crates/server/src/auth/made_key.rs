@@ -35,11 +35,7 @@ pub fn made_key(config: &Config, address: SocketAddr) -> Option<MadeKey> {
     let is_public = !address.ip().to_canonical().is_loopback()
         || !server.allowed_hosts.is_empty()
         || server.public_url.is_some();
-    let guards = config
-        .upstreams
-        .iter()
-        .any(|upstream| upstream.api_key.is_some());
-    if config.auth.has_keys() || config.auth.anonymous || !is_public || !guards {
+    if config.auth.has_keys() || config.auth.anonymous || !is_public || !config.has_upstream_key() {
         return None;
     }
     let path = match (config.store.kind, &config.store.path) {

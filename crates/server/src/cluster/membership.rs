@@ -2,7 +2,8 @@
 //!
 //! `tw:node:<tag>` has the address of a process and lasts 25 h, longer than its streams are asked
 //! for. `tw:alive:<tag>` is its lease: 3 s, renewed each second. `tw:members` lists the tags whose
-//! lease holds, by the time of Redis; no clock of a node is compared with another.
+//! lease holds, by the time of Redis; no clock of a node is compared with another. `tw:tags` lists
+//! those too that may have left something when they were lost.
 
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -18,9 +19,9 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use super::{Cluster, NodeRecord, store_unavailable, unavailable};
 
 /// How long the address of a process is kept, in seconds.
-const KEPT_S: u64 = 25 * 60 * 60;
+pub(super) const KEPT_S: u64 = 25 * 60 * 60;
 /// How long a process is taken for alive, in milliseconds.
-const LEASE_MS: u64 = 3000;
+pub(super) const LEASE_MS: u64 = 3000;
 const RENEWAL: Duration = Duration::from_secs(1);
 /// How long this process' own lease must have held before it takes another one for dead: after an
 /// outage of Redis every lease has lapsed.
@@ -57,7 +58,7 @@ struct State {
 #[derive(Clone, Copy, Debug)]
 enum Held {
     /// Since this process joined.
-    Ever,
+    Ever(Instant),
     /// Since Redis lost it, or was away.
     Since(Instant),
 }
@@ -114,7 +115,12 @@ impl Cluster {
 
     /// Renews this process' lease. The first call makes it known to the other nodes.
     pub async fn renew(&self) {
+        let losses = self.lease.tick();
         let renewed = self.try_renew().await;
+        self.lease.tick();
+        if renewed.is_ok() {
+            self.lease.renewed(losses);
+        }
         let mut state = self.membership.0.lock();
         match renewed {
             Ok((held_before, members)) => {
@@ -128,7 +134,7 @@ impl Cluster {
                 state.held = match state.held {
                     Some(held) if held_before => Some(held),
                     // The first time there was no lease to lose.
-                    None if state.members.is_empty() => Some(Held::Ever),
+                    None if state.members.is_empty() => Some(Held::Ever(now)),
                     _ => Some(Held::Since(now)),
                 };
                 if members.len() != state.members.len() {
@@ -171,6 +177,11 @@ impl Cluster {
         both.add_command(cmd("SET").arg(&node).to_owned()).ignore();
         let alive = [&alive, "1", "PX", &LEASE_MS.to_string(), "GET"].map(str::to_owned);
         both.add_command(cmd("SET").arg(&alive).to_owned());
+        let known = cmd("SADD")
+            .arg(self.tags())
+            .arg(self.tag.as_str())
+            .to_owned();
+        both.add_command(known).ignore();
         let (before,): (Option<String>,) = self.redis.pipeline(both).await?;
         let members = self.redis.key("members");
         let tag = self.tag.clone();
@@ -238,8 +249,26 @@ impl Cluster {
     fn is_settled(&self) -> bool {
         match self.membership.0.lock().held {
             None => false,
-            Some(Held::Ever) => true,
+            Some(Held::Ever(_)) => true,
             Some(Held::Since(since)) => since.elapsed() >= SETTLED,
         }
+    }
+
+    /// Whether this process may take over what lost ones wrote.
+    pub(super) fn may_adopt(&self) -> bool {
+        match self.membership.0.lock().held {
+            None => false,
+            Some(Held::Ever(since) | Held::Since(since)) => since.elapsed() >= SETTLED,
+        }
+    }
+
+    /// Whether the lease of this process held when it was asked for last.
+    pub(super) fn is_member(&self, tag: &Tag) -> bool {
+        self.membership.0.lock().members.contains(tag)
+    }
+
+    /// The key of the tags of all processes that may have left something.
+    pub(super) fn tags(&self) -> String {
+        self.redis.key("tags")
     }
 }

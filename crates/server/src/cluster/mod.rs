@@ -3,13 +3,22 @@
 //!
 //! Redis is asked once for a stream of another node, never per token: `membership` says where the
 //! process of a tag listens and whether it is alive, and `claims` has the idempotency keys.
-//! `source` puts the two together for the engine.
+//! `shared_logs` has what outlives a node: what it stored of ended responses, and the records of those
+//! that are replicated while they run. `source` puts these together for the engine. `sweep` and
+//! `deliveries` go on with what a lost node left, and `lease` keeps a node that slept from going on
+//! with what another one has taken over. `tickets` has the tickets that were used.
 
 mod claims;
+mod deliveries;
+mod lease;
 mod membership;
 mod node_record;
+mod shared_logs;
 mod source;
+mod sweep;
+mod tickets;
 
+pub(crate) use deliveries::ClusterDeliveries;
 pub use membership::ClusterStatus;
 pub use source::ClusterSource;
 
@@ -20,20 +29,30 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokenwire_core::engine::SharedEngine;
+use tokenwire_core::engine::{ReplicaOptions, Replicated, SharedEngine};
+use tokenwire_core::log::{FlushOptions, LogStore};
 use tokenwire_core::model::error::{ApiError, ErrorCode};
 use tokenwire_core::model::id::Tag;
 use tokenwire_peer::{Client, NodeAddress, Secret, Server, Strangers};
-use tokenwire_store::redis::{RedisClient, RedisError, RedisOptions};
+use tokenwire_store::redis::{RedisClient, RedisError, RedisOptions, RedisRetention, RedisStore};
 
-use crate::config::schema::{self, Config};
+use crate::config::schema::{self, Config, Replicate};
 use crate::listeners::handover_path;
 use crate::serve_error::ServeError;
-use membership::Membership;
+use deliveries::Deliveries;
+use lease::Lease;
+use membership::{LEASE_MS, Membership};
 use node_record::NodeRecord;
+use shared_logs::SharedLogs;
 
 /// Addresses of nodes that are remembered.
 const KNOWN: usize = 1024;
+/// The time between two appends of a running log.
+const TICK: Duration = Duration::from_millis(250);
+/// The longest pause after a failed append.
+const RETRY_MAX: Duration = Duration::from_secs(1);
+/// Larger logs are not copied to Redis.
+const LARGEST_COPY: usize = 16 * 1024 * 1024;
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 1024;
 
@@ -44,6 +63,9 @@ pub struct Cluster {
     name: String,
     secret: Secret,
     redis: RedisClient,
+    logs: Arc<SharedLogs>,
+    deliveries: Deliveries,
+    lease: Arc<Lease>,
     /// How long a claim of an idempotency key is kept.
     retain: Duration,
     membership: Membership,
@@ -77,7 +99,16 @@ impl Cluster {
         let refused = |error: &dyn fmt::Display| ServeError::Cluster(error.to_string());
         let redis = RedisClient::new(RedisOptions::new(url.expose()));
         let redis = redis.map_err(|error| refused(&error))?;
+        let retention = RedisRetention {
+            logs: config.streams.retain_events,
+            objects: config.retain_responses(),
+            ..RedisRetention::default()
+        };
+        let logs = SharedLogs::new(RedisStore::new(redis.clone(), retention), redis.clone());
         let this = Self {
+            logs: Arc::new(logs),
+            deliveries: Deliveries::default(),
+            lease: Arc::new(Lease::new(Duration::from_millis(LEASE_MS))),
             name: config.cluster.name.clone().unwrap_or_else(machine),
             secret: Secret::new(secret.expose().as_bytes()),
             retain: config.retain_responses() + Duration::from_secs(60 * 60),
@@ -128,6 +159,24 @@ impl Cluster {
     #[must_use]
     pub fn redis(&self) -> &RedisClient {
         &self.redis
+    }
+
+    /// Returns what the engine stores where the other nodes read it.
+    pub(crate) fn replica(&self, config: &Config) -> ReplicaOptions {
+        ReplicaOptions {
+            store: self.logs.clone() as Arc<dyn LogStore>,
+            running: match config.store.replicate {
+                Replicate::Background => Replicated::Background,
+                Replicate::All => Replicated::All,
+            },
+            flush: FlushOptions {
+                tick: TICK,
+                retry_max: RETRY_MAX,
+                ..FlushOptions::default()
+            },
+            max_bytes: LARGEST_COPY,
+            lease: Some(self.lease.clone()),
+        }
     }
 
     /// Returns the number of connections to `cluster.listen` that were closed before they proved the

@@ -5,18 +5,28 @@ use std::time::Duration;
 
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, join_all};
-use tokenwire_core::engine::{GenerationSource, KeyClaimed, Located, Peer as _};
-use tokenwire_core::model::error::ApiError;
-use tokenwire_core::model::id::{GenerationId, Owner, Tag};
+use tokenwire_core::engine::{GenerationSource, KeyClaimed, Located, Peer as _, StoredGeneration};
+use tokenwire_core::log::{Epoch, LogStore as _, StoreError, StoredLog};
+use tokenwire_core::model::error::{ApiError, ErrorCode};
+use tokenwire_core::model::id::{GenerationId, Owner, Seq, Tag};
 use tokenwire_peer::Client;
 use tokio::time::timeout;
 
-use super::Cluster;
-use super::membership;
+use super::{Cluster, membership, store_unavailable};
 use crate::neighbours::{Neighbours, no_answer};
 
 /// How long a process whose lease has lapsed has for an answer.
 const PROBE: Duration = Duration::from_secs(1);
+
+/// The process that wrote a log, as far as the one that looks for it knows.
+enum Writer {
+    /// This one.
+    Own,
+    /// One whose lease has lapsed.
+    Lapsed(Client),
+    /// One of which Redis knows nothing any more, or none.
+    Unknown,
+}
 
 /// The other nodes, and the other processes on this node's store.
 #[derive(Debug)]
@@ -43,7 +53,10 @@ impl ClusterSource {
 
     async fn find(&self, id: &GenerationId) -> Result<Located, ApiError> {
         let Some(tag) = self.foreign(id) else {
-            return self.find_here(id).await;
+            return match self.find_here(id).await? {
+                Located::Gone => self.find_stored(id, Writer::Own).await,
+                located => Ok(located),
+            };
         };
         if let Some(client) = self.cluster.known(tag.as_str())
             && !client.take_failed()
@@ -57,13 +70,88 @@ impl ClusterSource {
         // Another process on this node's store may have what the owner has left.
         match self.find_here(id).await? {
             Located::Gone => {}
+            Located::Stored(stored) => return self.unless_deleted(id, stored).await,
             located => return Ok(located),
         }
         match owner? {
             membership::Owner::Alive(client) => Ok(Located::Remote(Arc::new(client))),
-            membership::Owner::Lapsed(client) => Ok(probe(id, client).await),
-            membership::Owner::Unknown => Ok(Located::Gone),
+            membership::Owner::Lapsed(client) => self.find_stored(id, Writer::Lapsed(client)).await,
+            membership::Owner::Unknown => self.find_stored(id, Writer::Unknown).await,
         }
+    }
+
+    /// Returns what this node's own store has of another process. It may have been deleted while no
+    /// process had the folder.
+    async fn unless_deleted(
+        &self,
+        id: &GenerationId,
+        stored: StoredGeneration,
+    ) -> Result<Located, ApiError> {
+        if !matches!(self.cluster.logs.open(id).await, Err(StoreError::Deleted)) {
+            return Ok(Located::Stored(stored));
+        }
+        if let Err(error) = stored.store.delete(id).await {
+            tracing::warn!(generation = %id, %error, "a deleted stream stays in the store");
+        }
+        Ok(Located::Gone)
+    }
+
+    /// Looks for what is stored in Redis.
+    async fn find_stored(&self, id: &GenerationId, writer: Writer) -> Result<Located, ApiError> {
+        let stored = match self.cluster.logs.open(id).await {
+            Ok(stored) => stored,
+            Err(StoreError::NotFound) => {
+                return Ok(match writer {
+                    Writer::Own | Writer::Unknown => Located::Gone,
+                    Writer::Lapsed(client) => match answers(id, &client).await {
+                        Some(true) => Located::Remote(Arc::new(client)),
+                        Some(false) => Located::Gone,
+                        None => Located::Lost(None),
+                    },
+                });
+            }
+            Err(StoreError::Deleted) => return Ok(Located::Gone),
+            Err(error) => return Err(unreadable(id, &error)),
+        };
+        if stored.sealed {
+            return Ok(Located::Stored(self.in_redis(&stored)));
+        }
+        match writer {
+            // Another process has adopted it, and may be lost as well.
+            Writer::Own if stored.epoch() > Epoch(1) => self.orphan(&stored),
+            // Its end is about to be stored.
+            Writer::Own => Ok(Located::Unreachable {
+                node: self.cluster.name().to_owned(),
+            }),
+            Writer::Lapsed(client) => match answers(id, &client).await {
+                Some(true) => Ok(Located::Remote(Arc::new(client))),
+                Some(false) => Ok(Located::Gone),
+                None => self.orphan(&stored),
+            },
+            Writer::Unknown => self.orphan(&stored),
+        }
+    }
+
+    fn in_redis(&self, stored: &StoredLog) -> StoredGeneration {
+        StoredGeneration {
+            store: self.cluster.logs.clone(),
+            header: stored.header.clone(),
+        }
+    }
+
+    /// Says what becomes of a log whose writer is lost.
+    fn orphan(&self, stored: &StoredLog) -> Result<Located, ApiError> {
+        let header = &stored.header;
+        // One that is not replicated has its header only.
+        if !header.meta.background && stored.end == Seq(0) {
+            return Ok(Located::Lost(Some(header.clone())));
+        }
+        if self.cluster.may_adopt() {
+            return Ok(Located::Orphaned(self.in_redis(stored)));
+        }
+        Err(store_unavailable(
+            "The node that wrote it is lost, and this one has just joined. It is ended in some seconds.",
+        ))
     }
 
     async fn find_here(&self, id: &GenerationId) -> Result<Located, ApiError> {
@@ -114,13 +202,22 @@ impl ClusterSource {
     }
 }
 
-/// Asks a process whose lease has lapsed: it may be cut off from Redis only.
-async fn probe(id: &GenerationId, client: Client) -> Located {
-    match timeout(PROBE, client.has(id)).await {
-        Ok(Ok(true)) => Located::Remote(Arc::new(client)),
-        Ok(Ok(false)) => Located::Gone,
-        Ok(Err(_)) | Err(_) => Located::Lost,
+/// Asks a process whose lease has lapsed, which may be cut off from Redis only, whether it has a
+/// generation. `None` if it does not answer.
+pub(super) async fn answers(id: &GenerationId, client: &Client) -> Option<bool> {
+    timeout(PROBE, client.has(id)).await.ok()?.ok()
+}
+
+fn unreadable(id: &GenerationId, error: &StoreError) -> ApiError {
+    if error.is_retryable() {
+        tracing::debug!(generation = %id, %error, "Redis was asked in vain");
+        return store_unavailable(
+            "The Redis that all nodes share does not answer, which may have it.",
+        );
     }
+    tracing::error!(generation = %id, %error, "a log in Redis cannot be read");
+    let message = format!("'{id}' cannot be read from the store.");
+    ApiError::new(ErrorCode::InternalError, message)
 }
 
 impl GenerationSource for ClusterSource {

@@ -4,6 +4,7 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
+use super::client_limits::ClientLimits;
 use super::secret::Secret;
 use super::units::word;
 use crate::key_hash::KeyHash;
@@ -18,6 +19,19 @@ pub struct Auth {
     pub keys_file: Option<String>,
     /// Whether no key is made at the start where other machines reach the gateway.
     pub anonymous: bool,
+    /// The key that seals tickets.
+    pub tickets: TicketSecrets,
+}
+
+/// Secrets that tickets are sealed with. Without one the key is kept in the store's folder, or each
+/// process makes its own.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TicketSecrets {
+    /// Seals tickets: any text of at least 32 characters.
+    pub secret: Option<Secret>,
+    /// The secret before it. Tickets that it has sealed stay good until they end.
+    pub previous: Option<Secret>,
 }
 
 /// One key.
@@ -37,6 +51,8 @@ pub struct KeyEntry {
     pub models: Vec<String>,
     /// Upstreams that it may use, by name. Empty means all.
     pub upstreams: Vec<String>,
+    /// What it may use, where that is less than `limits.per_key`.
+    pub limits: ClientLimits,
     /// Time after which it is refused: `2027-01-31` or `2027-01-31T12:00:00Z`.
     pub expires: Option<String>,
 }
@@ -55,6 +71,9 @@ pub enum Role {
 /// The shortest key that may be configured, in bytes.
 const MIN_KEY: usize = 20;
 
+/// The shortest secret of tickets, in bytes.
+const MIN_SECRET: usize = 32;
+
 /// A value of an entry that cannot work: its field, what it is, what is expected, and a remedy.
 pub(crate) struct KeyProblem {
     pub(crate) field: &'static str,
@@ -70,6 +89,35 @@ impl Auth {
     #[must_use]
     pub fn has_keys(&self) -> bool {
         !self.keys.is_empty() || self.keys_file.is_some()
+    }
+}
+
+// === impl TicketSecrets ===
+
+impl TicketSecrets {
+    /// Returns what cannot work.
+    pub(crate) fn problems(&self) -> Vec<KeyProblem> {
+        let mut problems = Vec::new();
+        for (field, secret) in [("secret", &self.secret), ("previous", &self.previous)] {
+            let length = secret.as_ref().map(|secret| secret.expose().len());
+            if let Some(length) = length.filter(|length| *length < MIN_SECRET) {
+                problems.push(KeyProblem {
+                    field,
+                    found: format!("has {length} characters"),
+                    expected: "at least 32 characters",
+                    remedy: "`openssl rand -base64 32` makes one.",
+                });
+            }
+        }
+        if self.previous.is_some() && self.secret.is_none() {
+            problems.push(KeyProblem {
+                field: "previous",
+                found: "stands alone".to_owned(),
+                expected: "a `secret` beside it",
+                remedy: "",
+            });
+        }
+        problems
     }
 }
 
@@ -138,6 +186,10 @@ impl KeyEntry {
                 let expected = "either `key` or `hash`";
                 add("key", "is missing".to_owned(), expected, make);
             }
+        }
+        if let Some(name) = self.limits.zeros().next() {
+            let found = format!("has {name}: 0");
+            add("limits", found, "more than 0", "Leave it out for no limit.");
         }
         if let Some(text) = &self.expires
             && parse_time(text).is_none()

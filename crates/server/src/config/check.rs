@@ -13,8 +13,9 @@ use super::address_check::{
 };
 use super::address_range::AddressRange;
 use super::cluster::{Cluster, is_every_address};
+use super::limits_check::check_limits;
 use super::models::Models;
-use super::schema::{Config, Hedging, KeyEntry, Store, StoreKind, Upstream, Webhooks};
+use super::schema::{Config, Hedging, KeyEntry, Replicate, Store, StoreKind, Upstream, Webhooks};
 use super::secret::{REDACTED, Secret};
 use super::units::{duration, size};
 
@@ -46,6 +47,7 @@ pub(crate) fn check(config: &Config) -> Vec<Finding> {
     findings.store(&config.store);
     findings.auth(config);
     findings.cluster(config);
+    findings.0.extend(check_limits(config));
     if config
         .default_model
         .as_ref()
@@ -401,6 +403,10 @@ impl Findings {
     }
 
     fn auth(&mut self, config: &Config) {
+        for problem in config.auth.tickets.problems() {
+            let path = format!("auth.tickets.{}", problem.field);
+            self.add(&path, &problem.found, problem.expected, problem.remedy);
+        }
         for (index, entry) in config.auth.keys.iter().enumerate() {
             for problem in entry.problems() {
                 let path = format!("auth.keys.{index}.{}", problem.field);
@@ -618,6 +624,14 @@ impl Findings {
                     "Nodes find each other there. Leave `cluster` out for a gateway on its own.",
                 );
             }
+        }
+        if config.store.replicate == Replicate::All {
+            self.add(
+                "store.replicate",
+                "is all without cluster.url",
+                "background, or cluster.url beside it",
+                "Running streams are replicated to the Redis that all nodes share.",
+            );
         }
     }
 

@@ -80,7 +80,9 @@ impl Environment {
             });
             match leaf {
                 None => problems.push(unknown(variable, template)),
-                Some(Value::Object(keys)) => problems.push(section(variable, &path, keys.keys())),
+                Some(Value::Object(keys)) if !keys.is_empty() => {
+                    problems.push(section(variable, &path, keys.keys()))
+                }
                 Some(leaf) => match typed(leaf, text.trim()) {
                     Some(value) => assignments.push(Assignment {
                         variable: variable.clone(),
@@ -141,6 +143,8 @@ fn typed(default: &Value, text: &str) -> Option<Value> {
                 .parse::<bool>()
                 .map_or_else(|_| as_text(), Value::from),
         ),
+        // A map whose keys are the operator's.
+        Value::Object(_) => super::file::parse(text).ok().filter(Value::is_object),
         Value::Array(_) if text.starts_with(['[', '{']) => super::file::parse(text).ok(),
         Value::Array(items) if items.first().is_none_or(Value::is_string) => Some(
             text.split(',')
@@ -192,7 +196,7 @@ fn malformed(variable: &str, path: &[String]) -> Problem {
         key: written(path),
         // The value may hold a key, so it is not quoted.
         found: "cannot be read as YAML".to_owned(),
-        expected: "a list in YAML or JSON".to_owned(),
+        expected: "a list or a map in YAML or JSON".to_owned(),
         remedy: "Check its brackets and quotes.".to_owned(),
     }
 }

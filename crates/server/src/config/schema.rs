@@ -12,6 +12,7 @@ pub use super::chat::{
     Chat, CustomTools, DeveloperRole, MaxTokensField, ReasoningBack, StreamOptions,
     UnsupportedTools,
 };
+pub use super::client_limits::{ClientLimits, Overrun, Price, Prices, StoreAway};
 pub use super::cluster::Cluster;
 use super::secret::Secret;
 pub use super::timeouts::{TimeoutOverrides, Timeouts};
@@ -48,8 +49,10 @@ pub struct Config {
     pub breaker: Breaker,
     /// Streams and their readers.
     pub streams: Streams,
-    /// Limits of requests, connections and events.
+    /// Limits of requests, connections and events, and of what clients may use.
     pub limits: Limits,
+    /// Prices of models, which budgets are counted by.
+    pub prices: Prices,
     /// Sharing of answers between identical requests.
     pub reuse: Reuse,
     /// Storage of stream logs.
@@ -176,7 +179,7 @@ pub struct Streams {
     pub sealing_key: Option<Secret>,
 }
 
-/// Limits of requests, connections and events.
+/// Limits of requests, connections and events, and of what clients may use.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
@@ -194,6 +197,19 @@ pub struct Limits {
     /// Size of an event from an upstream.
     #[serde(with = "size")]
     pub event: usize,
+    /// What each key may use.
+    pub per_key: ClientLimits,
+    /// What each owner may use, with all its keys.
+    pub per_owner: ClientLimits,
+    /// Output tokens that are reserved for a request which sets no limit, if the price of its model
+    /// has none.
+    pub reserve_output: u64,
+    /// What happens to an answer that outgrows what its owner may use.
+    #[serde(deserialize_with = "word")]
+    pub on_overrun: Overrun,
+    /// What happens to requests with limits while the Redis of the cluster is away.
+    #[serde(deserialize_with = "word")]
+    pub store_away: StoreAway,
 }
 
 /// Sharing of answers between identical requests, which send the same body and headers upstream.
@@ -231,6 +247,9 @@ pub struct Store {
     /// Maximum size of the disk store; 0 for the disk's own.
     #[serde(with = "size")]
     pub max_bytes: usize,
+    /// Which running streams the nodes of a [`Cluster`] keep in Redis.
+    #[serde(deserialize_with = "word")]
+    pub replicate: Replicate,
 }
 
 impl Default for Store {
@@ -240,6 +259,7 @@ impl Default for Store {
             path: None,
             sync: Duration::from_secs(1),
             max_bytes: 0,
+            replicate: Replicate::Background,
         }
     }
 }
@@ -253,6 +273,17 @@ pub enum StoreKind {
     Memory,
     /// A folder on a local disk.
     Disk,
+}
+
+/// Running streams that survive the loss of their node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Replicate {
+    /// Those of background responses.
+    #[default]
+    Background,
+    /// All of them.
+    All,
 }
 
 /// Webhooks for background responses.
@@ -323,6 +354,13 @@ impl Config {
     #[must_use]
     pub fn uses_simulator(&self) -> bool {
         self.upstreams.is_empty()
+    }
+
+    /// Whether an upstream has a key that clients without credentials could spend.
+    #[must_use]
+    pub fn has_upstream_key(&self) -> bool {
+        let mut upstreams = self.upstreams.iter();
+        upstreams.any(|upstream| upstream.api_key.is_some())
     }
 
     /// Returns the model of requests without one.
@@ -437,6 +475,11 @@ impl Default for Limits {
             connections: 25_000,
             websocket_frame: None,
             event: 16 << 20,
+            per_key: ClientLimits::default(),
+            per_owner: ClientLimits::default(),
+            reserve_output: 4096,
+            on_overrun: Overrun::default(),
+            store_away: StoreAway::default(),
         }
     }
 }

@@ -133,6 +133,75 @@ pub mod duration {
     }
 }
 
+/// A whole number that may be left out. Environment variables give it as text.
+pub mod count {
+    use std::fmt;
+
+    use serde::Deserializer;
+    use serde::de::{Error, Unexpected, Visitor};
+
+    /// Expectation in errors.
+    pub const EXPECTED: &str = "a whole number, 0 or more";
+
+    struct Reader;
+
+    impl Visitor<'_> for Reader {
+        type Value = u64;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str(EXPECTED)
+        }
+
+        fn visit_str<E: Error>(self, text: &str) -> Result<u64, E> {
+            let number = text.trim().parse();
+            number.map_err(|_| E::invalid_value(Unexpected::Str(text), &self))
+        }
+
+        fn visit_u64<E: Error>(self, number: u64) -> Result<u64, E> {
+            Ok(number)
+        }
+
+        fn visit_i64<E: Error>(self, number: i64) -> Result<u64, E> {
+            u64::try_from(number).map_err(|_| E::invalid_value(Unexpected::Signed(number), &self))
+        }
+    }
+
+    /// The same for an optional value.
+    pub mod option {
+        use super::{Deserializer, Reader};
+        use serde::{Deserialize, Serialize, Serializer};
+
+        struct Read(u64);
+
+        impl<'de> Deserialize<'de> for Read {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                deserializer.deserialize_any(Reader).map(Self)
+            }
+        }
+
+        /// Writes an optional number for serde.
+        ///
+        /// # Errors
+        /// Those of the serializer.
+        pub fn serialize<S: Serializer>(
+            value: &Option<u64>,
+            serializer: S,
+        ) -> Result<S::Ok, S::Error> {
+            value.serialize(serializer)
+        }
+
+        /// Reads an optional number for serde.
+        ///
+        /// # Errors
+        /// The value is neither null nor a whole number.
+        pub fn deserialize<'de, D: Deserializer<'de>>(
+            deserializer: D,
+        ) -> Result<Option<u64>, D::Error> {
+            Ok(Option::<Read>::deserialize(deserializer)?.map(|read| read.0))
+        }
+    }
+}
+
 /// A number of bytes, written with a unit: `512B`, `64KiB`, `1MiB`, `1GB`.
 pub mod size {
     use std::fmt;

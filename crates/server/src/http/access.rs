@@ -6,11 +6,78 @@
 
 use actix_web::HttpMessage as _;
 use actix_web::dev::ServiceRequest;
+use actix_web::http::header;
 use tokenwire_core::model::error::{ApiError, ErrorCode};
 
 use super::health::StatusOnly;
-use crate::auth::{Authenticator, Identity};
-use crate::hosts::ClientHost;
+use super::presented;
+use crate::auth::{Asked, Authenticator, Identity, check_route, has_credential};
+use crate::host_policy::ClientHost;
+use crate::service::Service;
+
+/// Returns who sent a request to a path under `/v1`. Without `auth` credentials are ignored, but for
+/// tickets that were made here.
+fn client(request: &ServiceRequest, service: &Service) -> Result<Option<Identity>, ApiError> {
+    let headers = request.headers();
+    let ticket = presented::ticket(request.query_string(), headers)?;
+    let Some(auth) = &service.auth else {
+        let known = ticket.and_then(|text| service.tickets.identify(&text, None).ok());
+        let Some(identity) = known else {
+            return Ok(None);
+        };
+        return of_ticket(request, identity, false).map(Some);
+    };
+    let Some(text) = ticket else {
+        return by_header_or_cookie(request, service, auth).map(Some);
+    };
+    if has_credential(headers) {
+        let message = "The request carries a ticket and a key. Send one of them.";
+        return Err(ApiError::new(ErrorCode::AmbiguousCredential, message));
+    }
+    let identity = service.tickets.identify(&text, Some(auth))?;
+    of_ticket(request, identity, false).map(Some)
+}
+
+fn by_header_or_cookie(
+    request: &ServiceRequest,
+    service: &Service,
+    auth: &Authenticator,
+) -> Result<Identity, ApiError> {
+    let headers = request.headers();
+    if !has_credential(headers)
+        && let Some(text) = presented::cookie(headers)?
+    {
+        let identity = service.tickets.identify(&text, Some(auth))?;
+        return of_ticket(request, identity, true);
+    }
+    auth.identify(headers)
+}
+
+/// Checks that a ticket came where it belongs, and is for this request.
+fn of_ticket(
+    request: &ServiceRequest,
+    identity: Identity,
+    in_cookie: bool,
+) -> Result<Identity, ApiError> {
+    if identity.is_by_cookie() != in_cookie {
+        return Err(presented::wrong_place());
+    }
+    if let Some(ticket) = identity.ticket() {
+        let headers = request.headers();
+        check_route(
+            ticket,
+            Asked {
+                method: request.method(),
+                path: request.match_info().as_str(),
+                upgrades: headers.contains_key(header::UPGRADE),
+                resumes: headers
+                    .get("last-event-id")
+                    .is_some_and(|id| !id.is_empty()),
+            },
+        )?;
+    }
+    Ok(identity)
+}
 
 /// Marks the listener for operations, which only operators reach.
 #[derive(Clone, Copy, Debug)]
@@ -22,13 +89,16 @@ pub struct Operations;
 /// The credential is missing, wrong, or not enough.
 pub(super) fn identify(
     request: &ServiceRequest,
-    auth: &Authenticator,
+    service: &Service,
     host: Option<&ClientHost>,
 ) -> Result<Option<Identity>, ApiError> {
     let path = request.match_info().as_str();
     if path == "/v1" || path.starts_with("/v1/") {
-        return auth.identify(request.headers()).map(Some);
+        return client(request, service);
     }
+    let Some(auth) = &service.auth else {
+        return Ok(None);
+    };
     if !matches!(path, "/metrics" | "/readyz") {
         return Ok(None);
     }

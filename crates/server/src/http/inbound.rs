@@ -12,7 +12,7 @@ use tokenwire_core::engine::{Cursor, Freshness, StartRequest};
 use tokenwire_core::model::account::{AccountKind, Charge};
 use tokenwire_core::model::error::{ApiError, ErrorCode};
 use tokenwire_core::model::id::GenerationId;
-use tokenwire_core::model::shown::Include;
+use tokenwire_core::model::include::Include;
 use tokenwire_core::request::{StreamRequest, check_idempotency_key};
 use tokenwire_sse::last_event_id;
 
@@ -231,7 +231,7 @@ pub(crate) fn start_request(
     let by_event_source = request.method() == Method::GET;
     let identity = service.identity(request)?;
     let start = StartRequest::new(body, service.caller(&identity, request.headers()), route);
-    if let (Some(key), Some(in_body)) = (&key, &start.idempotency_key)
+    if let (Some(key), Some(in_body), false) = (&key, &start.idempotency_key, start.has_only_key)
         && key != in_body
     {
         return Err(two_keys("idempotency_key"));
@@ -280,7 +280,7 @@ impl Query {
     }
 
     /// Returns every value of a name.
-    fn all(&self, name: &str) -> impl Iterator<Item = &str> {
+    pub(crate) fn all(&self, name: &str) -> impl Iterator<Item = &str> {
         self.0
             .iter()
             .filter(move |(key, _)| key == name)

@@ -20,11 +20,14 @@ use super::guarded_body::GuardedBody;
 use super::health::StatusOnly;
 use super::inbound::{Query, text};
 use super::outbound::error_response;
+use super::presented::{offers_subprotocol, ticket};
 use super::revocable_body::RevocableBody;
 use super::timing::Timing;
 use crate::admission::ConnectionLimits;
-use crate::hosts::HostNotAllowed;
-use crate::origins::{Effect, PageOrigin};
+use crate::auth::Identity;
+use crate::host_policy::{ClientHost, HostNotAllowed};
+use crate::limits::ClientMeter;
+use crate::origin_policy::{Effect, OriginPolicy, PageOrigin};
 use crate::service::Service;
 use tokenwire_connection::Reserved;
 
@@ -52,16 +55,20 @@ pub async fn request_middleware(
             .headers()
             .contains_key("access-control-request-method");
     let mut host = service.hosts.check(request.head());
-    let identified = match &service.auth {
-        Some(auth) if !preflight => identify(&request, auth, host.as_ref().ok()),
-        _ => Ok(None),
+    let mut identified = if preflight {
+        Ok(None)
+    } else {
+        identify(&request, &service, host.as_ref().ok())
     };
-    let has_credential = identified.as_ref().is_ok_and(Option::is_some);
+    let identity = identified.as_ref().ok().and_then(Option::as_ref);
+    // A browser adds a cookie to what a foreign page sends, too.
+    let by_cookie = identity.is_some_and(Identity::is_by_cookie);
+    let has_credential = identity.is_some() && !by_cookie;
     if has_credential {
         // A page that made its name lead here has no credential.
         host = host.or_else(|_| Ok(service.hosts.unlisted()));
     }
-    let origin = service.origins.classify(request.head(), host.as_ref().ok());
+    let origin = page_origin(&request, &service, identity, host.as_ref().ok());
     let mut close = request.conn_data::<Reserved>().is_some();
     close |= service.engine.registry().is_draining();
     let limits = request.app_data::<web::Data<ConnectionLimits>>();
@@ -77,6 +84,15 @@ pub async fn request_middleware(
                 service
                     .origins
                     .refusal(request.head(), host, &origin, effect, has_credential);
+            let ticket = identity.and_then(Identity::ticket);
+            let why = why.or_else(|| match &origin {
+                _ if by_cookie => OriginPolicy::cookie_refusal(request.head(), &origin),
+                // A ticket that is for other pages is good for nothing on this one.
+                PageOrigin::Foreign(why) if ticket.is_some_and(|known| known.origin.is_some()) => {
+                    Some(why.clone())
+                }
+                _ => None,
+            });
             let foreign = why.map(|why| ApiError::new(ErrorCode::OriginForbidden, why));
             refusal = refusal.or(foreign);
         }
@@ -85,15 +101,34 @@ pub async fn request_middleware(
         }
         Err(host) => refusal = refusal.or_else(|| Some(not_served(host))),
     }
+    if refusal.is_none()
+        && let Ok(Some(identity)) = &identified
+        && let Some(ticket) = identity.ticket()
+        && request.method() != Method::HEAD
+        && let Err(error) = service.tickets.admit(ticket).await
+    {
+        identified = Err(error);
+    }
     let mut revocation = None;
+    let mut limited = None;
     match identified {
         Ok(Some(identity)) => {
+            limited = identity.client(&service.limits);
             revocation = identity.revocation().cloned();
             request.extensions_mut().insert(identity);
         }
+        Ok(None) if service.auth.is_none() && request.path().starts_with("/v1/") => {
+            limited = service.limits.anonymous();
+        }
         Ok(None) => {}
+        Err(error) if refusal.is_none() && closes_socket(&request, &error) => {
+            request.extensions_mut().insert(RefusedTicket(error));
+        }
         Err(error) => refusal = refusal.or(Some(error)),
     }
+    let limited = limited.filter(ClientMeter::is_limited);
+    let limited = limited.as_ref();
+    let has_cookies = service.auth.is_some();
     let server = &service.config.server;
     let late = limit_body(&mut request, server.body_timeout, server.min_body_rate);
     let mut response = match refusal {
@@ -108,7 +143,16 @@ pub async fn request_middleware(
             .await
         {
             Ok(Ok(response)) => response.map_into_boxed_body(),
-            Ok(Err(error)) => return Err(complete(error.error_response(), version, &origin, id)),
+            Ok(Err(error)) => {
+                return Err(complete(
+                    error.error_response(),
+                    version,
+                    &origin,
+                    limited,
+                    has_cookies,
+                    id,
+                ));
+            }
             Err(_) => {
                 // The panic hook has reported the panic.
                 tracing::error!(request_id = %id, "a request handler panicked");
@@ -116,7 +160,14 @@ pub async fn request_middleware(
                     ErrorCode::InternalError,
                     "The gateway failed while it handled this request.",
                 );
-                return Err(complete(error_response(&error), version, &origin, id));
+                return Err(complete(
+                    error_response(&error),
+                    version,
+                    &origin,
+                    limited,
+                    has_cookies,
+                    id,
+                ));
             }
         },
     };
@@ -136,7 +187,14 @@ pub async fn request_middleware(
     if response.headers().contains_key(header::LOCATION) {
         timing.add_to(response.headers_mut());
     }
-    finish(response.response_mut(), version, &origin, id);
+    finish(
+        response.response_mut(),
+        version,
+        &origin,
+        limited,
+        has_cookies,
+        id,
+    );
     let response = match counted {
         Some(counted) => response.map_body(|_, body| GuardedBody::attach(body, counted)),
         None => response,
@@ -149,10 +207,47 @@ pub async fn request_middleware(
     })
 }
 
+/// A ticket that is not valid, on a socket that is closed for it: a page cannot see a status.
+#[derive(Debug)]
+pub(super) struct RefusedTicket(pub(super) ApiError);
+
+/// Whether the client of a WebSocket is to see this error as a close code.
+fn closes_socket(request: &ServiceRequest, error: &ApiError) -> bool {
+    let path = request.match_info().as_str();
+    error.is(ErrorCode::InvalidTicket)
+        && matches!(path, "/v1/ws" | "/v1/responses")
+        && request.method() == Method::GET
+        && request.headers().contains_key(header::UPGRADE)
+        && offers_subprotocol(request.headers())
+}
+
+/// Classifies the page that sent a request. A ticket may be for pages of one origin, also where its
+/// request is only announced by a preflight.
+fn page_origin(
+    request: &ServiceRequest,
+    service: &Service,
+    identity: Option<&Identity>,
+    host: Option<&ClientHost>,
+) -> PageOrigin {
+    let head = request.head();
+    let only = match identity.and_then(Identity::ticket) {
+        Some(ticket) => ticket.origin.clone(),
+        // What is refused tells the page of its origin why.
+        None => ticket(request.query_string(), request.headers())
+            .ok()
+            .flatten()
+            .and_then(|text| service.tickets.open(&text).ok()?.origin),
+    };
+    match only {
+        Some(only) => service.origins.classify_by_ticket(head, host, &only),
+        None => service.origins.classify(head, host),
+    }
+}
+
 /// Answers a request that is not served.
 fn refused(error: &ApiError) -> HttpResponse {
     let mut response = error_response(error);
-    if error.is(ErrorCode::InvalidApiKey) {
+    if error.is(ErrorCode::InvalidApiKey) || error.is(ErrorCode::InvalidTicket) {
         let scheme = HeaderValue::from_static("Bearer");
         response
             .headers_mut()
@@ -162,7 +257,14 @@ fn refused(error: &ApiError) -> HttpResponse {
 }
 
 /// Adds what every response has. HTTP/1.0 has neither chunks nor, by default, kept connections.
-fn finish<B>(response: &mut HttpResponse<B>, version: Version, origin: &PageOrigin, id: String) {
+fn finish<B>(
+    response: &mut HttpResponse<B>,
+    version: Version,
+    origin: &PageOrigin,
+    limited: Option<&ClientMeter>,
+    has_cookies: bool,
+    id: String,
+) {
     if version < Version::HTTP_11 {
         response.head_mut().no_chunking(true);
         response
@@ -170,7 +272,10 @@ fn finish<B>(response: &mut HttpResponse<B>, version: Version, origin: &PageOrig
             .set_connection_type(ConnectionType::Close);
     }
     let headers = response.headers_mut();
-    origin.expose(headers);
+    if let Some(client) = limited {
+        client.write_headers(headers);
+    }
+    origin.expose(headers, has_cookies);
     if let Ok(value) = HeaderValue::try_from(id) {
         headers.insert(X_REQUEST_ID, value);
     }
@@ -181,9 +286,11 @@ fn complete(
     mut response: HttpResponse,
     version: Version,
     origin: &PageOrigin,
+    limited: Option<&ClientMeter>,
+    has_cookies: bool,
     id: String,
 ) -> Error {
-    finish(&mut response, version, origin, id);
+    finish(&mut response, version, origin, limited, has_cookies, id);
     InternalError::from_response("answered", response).into()
 }
 

@@ -13,14 +13,17 @@ mod models;
 mod object_body;
 mod outbound;
 mod page;
+mod presented;
 mod resource;
 mod responses;
 mod revocable_body;
 mod routes;
 mod sockets;
 mod streams;
+mod tickets;
 mod timing;
 mod unknown_path;
+mod usage;
 mod webhooks;
 
 pub use access::Operations;

@@ -9,7 +9,7 @@ use actix_web::body::{BodySize, MessageBody};
 use actix_web::{HttpResponse, HttpResponseBuilder};
 use bytes::Bytes;
 use tokenwire_core::generation::{Generation, SharedPieces};
-use tokenwire_core::model::shown::{Form, Include};
+use tokenwire_core::model::include::{Form, Include};
 
 /// The object as it was when the response began.
 struct ObjectBody(SharedPieces);

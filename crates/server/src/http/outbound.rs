@@ -149,8 +149,8 @@ pub(crate) async fn resumed(
     cursor: &Cursor,
     reader: &SseReader,
 ) -> Result<HttpResponse, HttpError> {
-    let response =
-        tokenwire_sse::resume_at(&service.engine, &service.owner(request)?, cursor, reader).await?;
+    let owner = service.reader_of(request, &cursor.id).await?;
+    let response = tokenwire_sse::resume_at(&service.engine, &owner, cursor, reader).await?;
     Ok(located(&cursor.id, response))
 }
 
@@ -164,7 +164,7 @@ pub(crate) async fn attached(
     if request.method() != Method::HEAD {
         return resumed(request, service, cursor, reader).await;
     }
-    let response =
-        tokenwire_sse::head_at(&service.engine, &service.owner(request)?, cursor, reader).await?;
+    let owner = service.reader_of(request, &cursor.id).await?;
+    let response = tokenwire_sse::head_at(&service.engine, &owner, cursor, reader).await?;
     Ok(located(&cursor.id, response))
 }

@@ -30,6 +30,8 @@ const ASSETS: &[Asset] = assets![
     "/", HTML, "page/index.html";
     "/page/announcer.js", SCRIPT, "page/announcer.js";
     "/page/conversation.js", SCRIPT, "page/conversation.js";
+    "/page/conversation_list.js", SCRIPT, "page/conversation_list.js";
+    "/page/conversation_store.js", SCRIPT, "page/conversation_store.js";
     "/page/element.js", SCRIPT, "page/element.js";
     "/page/icon.svg", "image/svg+xml", "page/icon.svg";
     "/page/inline.js", SCRIPT, "page/inline.js";
@@ -40,7 +42,9 @@ const ASSETS: &[Asset] = assets![
     "/page/page.js", SCRIPT, "page/page.js";
     "/page/past.js", SCRIPT, "page/past.js";
     "/page/theme.js", SCRIPT, "page/theme.js";
+    "/page/tool_calls.js", SCRIPT, "page/tool_calls.js";
     "/page/turn.js", SCRIPT, "page/turn.js";
+    "/page/words.js", SCRIPT, "page/words.js";
     "/tokenwire.d.ts", "text/plain; charset=utf-8", "client/tokenwire.d.ts";
     "/tokenwire.js", SCRIPT, "client/tokenwire.js";
 ];

@@ -10,7 +10,7 @@ use tokenwire_core::generation::{Generation, ReaderGuard};
 use tokenwire_core::model::error::{ApiError, ErrorCode};
 use tokenwire_core::model::event::Ending;
 use tokenwire_core::model::id::GenerationId;
-use tokenwire_core::model::shown::Include;
+use tokenwire_core::model::include::Include;
 use tokenwire_core::model::snapshot::Api;
 use tokenwire_core::request::{ResponsesRequest, StreamRequest};
 use tokenwire_sse::{SseFraming, last_event_id};
@@ -170,7 +170,8 @@ async fn find(
             format!("Response with id '{shown}' not found."),
         )
     })?;
-    service.engine.find(&parsed, &service.owner(request)?).await
+    let owner = service.reader_of(request, &parsed).await?;
+    service.engine.find(&parsed, &owner).await
 }
 
 /// `GET /v1/responses/{id}`

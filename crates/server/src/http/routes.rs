@@ -5,7 +5,8 @@ use actix_web::web;
 use super::resource::{get, resource};
 use super::unknown_path::unknown;
 use super::{
-    chat, documentation, health, metrics, models, page, responses, sockets, streams, webhooks,
+    chat, documentation, health, metrics, models, page, responses, sockets, streams, tickets,
+    usage, webhooks,
 };
 
 /// Registers every route.
@@ -48,6 +49,7 @@ pub fn configure(app: &mut web::ServiceConfig) {
             streams::attach,
         ))
         .service(resource("/v1/ws", "GET (WebSocket)").route(web::get().to(sockets::connect)))
+        .service(resource("/v1/tickets", "POST").route(web::post().to(tickets::create)))
         .service(get(
             resource("/v1/webhooks/deliveries", "GET, HEAD"),
             webhooks::list,
@@ -56,6 +58,7 @@ pub fn configure(app: &mut web::ServiceConfig) {
             resource("/v1/webhooks/deliveries/{id}/retry", "POST")
                 .route(web::post().to(webhooks::retry)),
         )
+        .service(get(resource("/v1/usage", "GET, HEAD"), usage::list))
         .service(get(resource("/v1/models", "GET, HEAD"), models::list))
         .service(get(
             resource("/v1/models/{id:.+}", "GET, HEAD"),

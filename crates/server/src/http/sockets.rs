@@ -1,14 +1,74 @@
 //! WebSocket upgrades.
 
+use std::fmt;
+use std::rc::Rc;
+
 use actix_web::http::Version;
-use actix_web::http::header::{self, HeaderValue};
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::http::header::{self, HeaderMap, HeaderValue};
+use actix_web::{HttpMessage as _, HttpRequest, HttpResponse, web};
+use futures::FutureExt as _;
+use futures::future::LocalBoxFuture;
 use tokenwire_connection::websocket_payload;
 use tokenwire_core::model::error::{ApiError, ErrorCode};
-use tokenwire_ws::WebSocketOptions;
+use tokenwire_core::model::id::Owner;
+use tokenwire_ws::{Renewal, TicketCheck, WebSocketOptions};
 
+use super::middleware::RefusedTicket;
 use super::outbound::{HttpError, error_response};
+use crate::auth::{TicketKind, not_allowed};
 use crate::service::Service;
+
+/// Checks the tickets of `tokenwire:auth` on one socket.
+struct SocketTickets {
+    service: web::Data<Service>,
+    /// The page that opened the socket.
+    origin: Option<HeaderValue>,
+    /// The headers of its request, some of which go to upstreams.
+    headers: HeaderMap,
+}
+
+impl fmt::Debug for SocketTickets {
+    /// Omits the headers, which may hold a credential.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SocketTickets")
+    }
+}
+
+impl TicketCheck for SocketTickets {
+    fn renew(
+        &self,
+        ticket: String,
+        owner: Owner,
+    ) -> LocalBoxFuture<'static, Result<Renewal, ApiError>> {
+        let (service, origin) = (self.service.clone(), self.origin.clone());
+        let headers = self.headers.clone();
+        async move {
+            let auth = service.auth.as_deref();
+            let identity = service.tickets.identify(&ticket, auth)?;
+            if let Some(ticket) = identity.ticket() {
+                if ticket.kind != TicketKind::Owner {
+                    let message = "A socket goes on with a ticket for a WebSocket: one without 'stream', that may 'read'.";
+                    return Err(not_allowed(message));
+                }
+                if identity.owner() != owner {
+                    return Err(not_allowed("The ticket is another owner's. Open another socket for it."));
+                }
+                if let (Some(only), Some(origin)) = (&ticket.origin, &origin)
+                    && !origin.as_bytes().eq_ignore_ascii_case(only.as_bytes())
+                {
+                    return Err(not_allowed(format!("The ticket is for pages of the origin '{only}'.")));
+                }
+                service.tickets.admit(ticket).await?;
+            }
+            Ok(Renewal {
+                caller: service.caller(&identity, &headers),
+                engine: service.engine_of(&identity).into_owned(),
+                credential: identity.socket_credential(),
+            })
+        }
+        .boxed_local()
+    }
+}
 
 /// `GET /v1/ws`
 pub(super) async fn connect(
@@ -23,7 +83,7 @@ pub(super) async fn connect(
 fn upgrade(
     request: &HttpRequest,
     payload: web::Payload,
-    service: &Service,
+    service: &web::Data<Service>,
     leaves: bool,
 ) -> Result<HttpResponse, HttpError> {
     if service.engine.registry().is_closed() {
@@ -34,9 +94,20 @@ fn upgrade(
         let message = "A WebSocket needs HTTP/1.1. A proxy in front has to be told to use it.";
         return Err(ApiError::new(ErrorCode::InvalidUpgrade, message).into());
     }
+    if let Some(RefusedTicket(error)) = request.extensions().get::<RefusedTicket>() {
+        let payload = websocket_payload(request, payload.into_inner());
+        return Ok(tokenwire_ws::refuse(request, payload, &error.message)?);
+    }
     let identity = service.identity(request)?;
     let options = WebSocketOptions {
         leaves,
+        tickets: service.auth.is_some().then(|| {
+            Rc::new(SocketTickets {
+                service: service.clone(),
+                origin: request.headers().get(header::ORIGIN).cloned(),
+                headers: request.headers().clone(),
+            }) as Rc<dyn TicketCheck>
+        }),
         ..service.websocket(&identity, request.headers())
     };
     Ok(tokenwire_ws::upgrade(

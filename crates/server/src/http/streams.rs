@@ -19,6 +19,9 @@ use super::inbound::{
 use super::outbound::{HttpError, attached, committed, marked, of_generation, resumed};
 use crate::service::Service;
 
+/// Pause of a reader whose next connection reaches another process.
+const AT_ONCE: Duration = Duration::from_millis(20);
+
 /// Returns how the client of `/v1/streams` reads.
 fn reader(request: &HttpRequest, query: &Query, service: &Service) -> Result<SseReader, ApiError> {
     let dialect = match query.get("dialect") {
@@ -88,7 +91,12 @@ pub(super) async fn create_by_query(
     }
     let registry = service.engine.registry();
     if registry.is_draining() && is_event_source(&request) {
-        return Ok(come_back(registry.come_back_after()));
+        let after = if registry.readers_leave() {
+            AT_ONCE
+        } else {
+            registry.come_back_after()
+        };
+        return Ok(come_back(after));
     }
     let Some(input) = query.get("input") else {
         let message = "Missing required parameter: 'input'. Ask with GET /v1/streams?input=…, or POST a body.";
@@ -141,7 +149,7 @@ async fn begin(
     let engine = service.engine_of(&service.identity(request)?);
     let started = match engine.start(start).await {
         Ok(started) => started,
-        Err(error) if is_event_source(request) && error.status == 503 => {
+        Err(error) if is_event_source(request) && comes_back(&error) => {
             let after = error.retry_after.unwrap_or(Duration::from_secs(2));
             let bounds = (Duration::from_secs(1), Duration::from_secs(60));
             return Ok(come_back(after.clamp(bounds.0, bounds.1)));
@@ -160,11 +168,18 @@ async fn begin(
     Ok(marked(started.reused, &started.dropped_tools, response))
 }
 
-/// Tells an EventSource to come back elsewhere if another process reads the streams on.
+/// Tells an EventSource to come back at once if another process reads the streams on. That process
+/// has the listening socket, and this connection closes with the answer. A browser keeps up to six
+/// connections and tries one after the other, so a longer pause would add up.
 fn leaving(request: &HttpRequest, service: &Service) -> Option<HttpResponse> {
     let registry = service.engine.registry();
     let leaves = registry.readers_leave() && is_event_source(request);
-    leaves.then(|| come_back(registry.come_back_after()))
+    leaves.then(|| come_back(AT_ONCE))
+}
+
+/// Whether an EventSource is to come back: under overload, and when it is limited for a time.
+fn comes_back(error: &ApiError) -> bool {
+    error.status == 503 || (error.is(ErrorCode::RateLimitExceeded) && error.retry_after.is_some())
 }
 
 /// Whether an EventSource asks. It gives up for good on any status but 200, so under overload it is

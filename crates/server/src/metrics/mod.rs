@@ -10,6 +10,7 @@
 //! To add a metric, create it, keep a clone where it is counted, and
 //! [register](Metrics::register) it once, where the parts shared by the workers are created.
 
+mod clients;
 mod cluster;
 mod exposition;
 mod gauges;
@@ -20,6 +21,7 @@ mod store;
 mod upstreams;
 mod webhooks;
 
+pub(crate) use clients::Clients;
 pub(crate) use cluster::Nodes;
 pub use exposition::Format;
 pub use gauges::Gauges;

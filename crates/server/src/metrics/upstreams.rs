@@ -10,7 +10,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use tokenwire_core::upstream::{Counter, EndpointStats, HealthStatus};
 
-use crate::upstreams::SharedUpstream;
+use crate::shared_upstream::SharedUpstream;
 
 /// Reads a counter.
 type Count = fn(&EndpointStats) -> &Counter;

@@ -1,10 +1,14 @@
 // Debian's Chromium. Console errors, exceptions and foreign requests of a page are recorded for the test that opened it.
 import { mkdirSync } from 'node:fs';
+import { readFile } from 'node:fs/promises';
+import { createRequire } from 'node:module';
 import { chromium } from 'playwright-core';
 import { gateway } from './surroundings.mjs';
 
 const artifacts = process.env.TOKENWIRE_ARTIFACTS;
 if (artifacts) mkdirSync(artifacts, { recursive: true });
+
+const axe = await readFile(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8');
 
 let browser = null;
 export async function open() {
@@ -75,4 +79,11 @@ export async function meter(page, name) {
 
 export async function picture(page, name) {
   if (artifacts) await page.screenshot({ path: `${artifacts}/${name}.png` });
+}
+
+/** Returns axe's serious findings. */
+export async function findings(page) {
+  const { violations } = await page.evaluate(`${axe};axe.run(document, { resultTypes: ['violations'] })`);
+  return violations.filter(({ impact }) => ['serious', 'critical'].includes(impact))
+    .map(({ id, help, nodes }) => `${id}: ${help}: ${nodes.map((node) => node.html).join(' | ')}`);
 }

@@ -67,3 +67,19 @@ export async function failure(tokenwire, options) {
   const error = await stream.response.then(() => null, (error) => error);
   return error && { name: error.name, code: error.code, status: error.status, retryable: error.retryable, message: error.message, explanation: error.explanation, text: stream.text };
 }
+
+/** Reads to the end, however it ends. `shrunk` are the changes after which the text did not begin with the text before. */
+export async function outcome(tokenwire, options, { onDelta = () => {} } = {}) {
+  const stream = tokenwire.stream(options);
+  stream.on('delta', onDelta);
+  const [numbers, codes, shrunk] = [[], [], []];
+  let before = '';
+  stream.on('event', (event) => {
+    numbers.push(event.sequence_number);
+    if (!stream.text.startsWith(before)) shrunk.push([before, stream.text]);
+    before = stream.text;
+  });
+  stream.on('status', ({ state, error }) => { if (state === 'waiting' && error) codes.push(error.code); });
+  const error = await stream.response.then(() => null, (error) => error);
+  return { text: stream.text, code: error?.code ?? null, explanation: error?.explanation ?? null, numbers, codes, shrunk, reconnects: stream.reconnects, state: stream.state };
+}

@@ -1,10 +1,10 @@
 // The client module in Node.
 import assert from 'node:assert/strict';
 import { after, describe, test } from 'node:test';
-import { createServer } from 'node:http';
-import WebSocket, { WebSocketServer } from 'ws';
+import WebSocket from 'ws';
 import { abortAfter, failure, lanes, read, wholeAndOnce } from './cases.mjs';
 import { badRoad, dice } from './chaos.mjs';
+import { LOG, scriptedGateway } from './scripted_gateway.mjs';
 import { aborted, client, counted, gateway, marker, question, until, upstreamSaw } from './surroundings.mjs';
 
 const TRANSPORTS = ['ws', 'sse', 'auto'];
@@ -236,55 +236,10 @@ describe('lanes', () => {
   });
 });
 
-/**
- * Starts a gateway with one stream of six events that leaves out event 2 on the first `times` connections, over both transports.
- * The real one never does that.
- */
-async function forgetfulGateway(times) {
-  const id = 'resp_aaaaaaaaaaaaaaaaaaaaaa';
-  const response = (status) => ({ id, object: 'response', status, error: null, output: [] });
-  const events = [
-    { type: 'response.created', response: response('in_progress') },
-    ...['a', 'b', 'c', 'd'].map((delta) => ({ type: 'response.output_text.delta', item_id: 'msg_0', output_index: 0, content_index: 0, delta })),
-    // Over a Responses upstream the terminal event skips two numbers.
-    { type: 'response.completed', response: response('completed') },
-  ].map((event, at) => ({ ...event, sequence_number: at === 5 ? 7 : at }));
-  let connections = 0;
-  const after = (cursor) => {
-    connections += 1;
-    return events.filter(({ sequence_number: number }) => number > cursor && (number !== 2 || connections > times));
-  };
-  const server = createServer((request, response) => {
-    request.resume();
-    response.writeHead(200, { 'Content-Type': 'text/event-stream', Location: `/v1/streams/${id}` });
-    const cursor = Number(request.headers['last-event-id']?.split('.')[1] ?? -1);
-    for (const event of after(cursor)) response.write(`id: ${id}.${event.sequence_number}\ndata: ${JSON.stringify(event)}\n\n`);
-    response.end();
-  });
-  const sockets = new WebSocketServer({ server });
-  sockets.on('connection', (socket) => socket.on('message', (bytes) => {
-    const { stream_id, starting_after = -1 } = JSON.parse(bytes);
-    for (const event of after(starting_after)) socket.send(JSON.stringify({ ...event, stream_id }));
-  }));
-  await new Promise((resolve) => server.listen(0, '127.0.0.1', resolve));
-  return {
-    url: `http://127.0.0.1:${server.address().port}`,
-    close: () => { sockets.clients.forEach((socket) => socket.terminate()); server.closeAllConnections(); server.close(); },
-  };
-}
-
 describe('events that are missing', () => {
   for (const transport of ['ws', 'sse']) {
-    test(`are asked for again over ${transport}`, async () => {
-      const server = await forgetfulGateway(2);
-      const seen = await read(client, { ...QUICK, baseUrl: server.url, transport, input: 'x' });
-      server.close();
-      assert.deepEqual([seen.text, seen.numbers], ['abcd', [0, 1, 2, 3, 4, 7]]);
-      assert.equal(seen.states.filter(({ code }) => code === 'events_missing').length, 2);
-    });
-
     test(`fail the stream over ${transport} if they never come`, async () => {
-      const server = await forgetfulGateway(Infinity);
+      const server = await scriptedGateway([{ events: [...LOG.slice(0, 2), ...LOG.slice(3)] }, { events: LOG.slice(3) }]);
       const error = await failure(client, { ...QUICK, retries: 3, retryBase: 1, baseUrl: server.url, transport, input: 'x' });
       server.close();
       assert.deepEqual([error.code, error.text], ['events_missing', 'a']);

@@ -5,6 +5,7 @@ import { fileURLToPath } from 'node:url';
 import { after, before, describe, test } from 'node:test';
 import { shut, visit } from './browser.mjs';
 import { badRoad, dice } from './chaos.mjs';
+import { RECONNECTS, assertPauses, scriptedGateway } from './scripted_gateway.mjs';
 import { aborted, gateway, marker, question, upstreamSaw } from './surroundings.mjs';
 
 const QUICK = { model: 'simulator', retryBase: 40, retryCap: 200, stallTimeout: 3000, openTimeout: 1000 };
@@ -100,6 +101,20 @@ describe('the module in Chromium', () => {
     assert.ok(bad.made >= 3);
     assert.equal((await upstreamSaw(word)).length, 10);
   });
+
+  for (const [name, { connections, object, expected, pause }] of Object.entries(RECONNECTS)) {
+    for (const transport of ['ws', 'sse', 'eventsource']) {
+      test(`over ${transport}: ${name}`, async () => {
+        const scripted = await scriptedGateway(connections, { response: object });
+        const seen = await run('outcome', { ...QUICK, baseUrl: scripted.url, transport, input: 'x' });
+        scripted.close();
+        assert.deepEqual([seen.text, seen.code, seen.numbers], [expected.text, expected.code, expected.numbers]);
+        // EventSource does not say what it met, so one request asks again.
+        if (expected.cursors) assert.deepEqual(scripted.seen.map(({ cursor }) => cursor), expected.cursors);
+        if (pause && transport !== 'ws') assertPauses(scripted.seen, pause);
+      });
+    }
+  }
 
   for (const transport of ['sse', 'eventsource']) {
     test(`a request over ${transport} that the browser queues is told from one that stalls`, async () => {

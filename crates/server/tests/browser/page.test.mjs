@@ -1,27 +1,17 @@
 // The chat page in Chromium.
 import assert from 'node:assert/strict';
-import { readFile } from 'node:fs/promises';
-import { createRequire } from 'node:module';
 import { after, describe, test } from 'node:test';
-import { answer, ask, chat, meter, open, picture, shown, shut, state, visit } from './browser.mjs';
+import { answer, ask, chat, findings, meter, open, picture, shown, shut, state, visit } from './browser.mjs';
 import { badRoad } from './chaos.mjs';
 import { aborted, counted, gateway, marker, question, until, upstreamSaw } from './surroundings.mjs';
 
 after(shut);
 
-const axe = await readFile(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8');
 const NAMED = [['ws', 'WebSocket'], ['sse', 'fetch'], ['eventsource', 'EventSource']];
 const TRANSPORTS = [...NAMED, ['auto', 'WebSocket']];
 /** Chromium's console messages about connections that were cut. */
 const CUT = /Failed to load resource|net::ERR_|WebSocket connection to .* failed/;
 const whole = (tokens) => counted(tokens).trim();
-
-/** Returns axe's serious findings. */
-async function findings(page) {
-  const { violations } = await page.evaluate(`${axe};axe.run(document, { resultTypes: ['violations'] })`);
-  return violations.filter(({ impact }) => ['serious', 'critical'].includes(impact))
-    .map(({ id, help, nodes }) => `${id}: ${help}: ${nodes.map((node) => node.html).join(' | ')}`);
-}
 
 describe('asking', () => {
   for (const [transport, name] of TRANSPORTS) {
@@ -94,6 +84,42 @@ describe('asking', () => {
     assert.deepEqual(wrong, []);
     await close();
   });
+});
+
+describe('thoughts and tool calls', () => {
+  for (const [transport] of NAMED) {
+    test(`over ${transport} are folded, and kept with the conversation`, async () => {
+      const { page, wrong, close } = await chat();
+      const word = marker();
+      const input = encodeURIComponent('{"city":"Ulm"}');
+      await ask(page, `${word} [[calls=2 reasoning=6 arguments=${input}]]`, transport);
+      await state(page, 'done');
+      const seen = async () => {
+        await page.waitForSelector('.tool:visible');
+        await page.waitForSelector('.reasoning:visible');
+        return page.evaluate(() => ({
+          open: document.querySelectorAll('.reasoning[open], .tool[open]').length,
+          thoughts: document.querySelector('.reasoning div').textContent.length > 0,
+          calls: [...document.querySelectorAll('.tool')].map((tool) => [tool.querySelector('summary').textContent, tool.querySelector('pre').textContent]),
+        }));
+      };
+      const expected = { open: 0, thoughts: true, calls: Array(2).fill(['Tool call: lookup', '{\n  "city": "Ulm"\n}']) };
+      assert.deepEqual(await seen(), expected);
+      await page.click('.tool summary >> nth=0');
+      assert.equal(await page.isVisible('.tool pre >> nth=0'), true);
+      assert.deepEqual(await findings(page), []);
+      await picture(page, `tool-call-${transport}`);
+      await page.reload();
+      assert.deepEqual(await seen(), expected);
+      // The page runs no tools: the next question does not leave the model waiting for a result.
+      await ask(page, question(4));
+      await until('the next answer', async () => (await answer(page)).trim() === whole(4));
+      const messages = (await upstreamSaw(word)).at(-1).body.messages;
+      assert.equal(messages.some((message) => message.tool_calls), false);
+      assert.deepEqual(wrong, []);
+      await close();
+    });
+  }
 });
 
 describe('a pasted API key', () => {
@@ -222,7 +248,7 @@ describe('a connection that breaks', () => {
       await context.setOffline(true);
       road.cutAll();
       await page.waitForFunction(() => ['offline', 'waiting'].includes(document.getElementById('state').dataset.state));
-      assert.equal(await page.isVisible('.note'), true);
+      await page.waitForSelector('.note:visible');
       await context.setOffline(false);
       await state(page, 'done');
       assert.equal((await answer(page)).trim(), whole(300));
@@ -348,7 +374,7 @@ describe('errors', () => {
   test('"Try again" repeats a failed question', async () => {
     const { page, wrong, close } = await chat();
     await ask(page, `x [[tokens=6 text=count fault=cut after=1 times=1 id=${marker()}]]`);
-    await page.click('.error button');
+    await page.click('.error button:text-is("Try again")');
     await state(page, 'done');
     assert.equal((await answer(page)).trim(), whole(6));
     assert.equal(await page.isVisible('.error'), false);
@@ -442,6 +468,25 @@ describe('accessibility', () => {
     assert.ok(heard.length < 40, `${heard.length} announcements`);
     assert.equal(await page.getAttribute('#announcer', 'aria-live'), 'polite');
     assert.deepEqual(wrong, []);
+    await close();
+  });
+
+  test('a long text without the end of a sentence costs no more per word than a short one', async () => {
+    const { page, close } = await chat();
+    const heard = await page.evaluate(async () => {
+      const { Announcer } = await import('/page/announcer.js');
+      const announcer = new Announcer(document.createElement('div'));
+      const said = [];
+      announcer.say = (text) => said.push(text);
+      let text = '';
+      for (let word = 0; word < 20_000; word += 1) announcer.follow(text += ` w${word}`);
+      for (const more of ['. Pi is 3', '.', '14', '! 好。', ' The']) announcer.follow(text += more);
+      // As after a reconnect: the text is read again from its beginning.
+      announcer.follow(text.slice(0, 9));
+      announcer.follow(`${text} end`, { done: true });
+      return [said[0].length > 100_000, ...said.slice(1)];
+    });
+    assert.deepEqual(heard, [true, 'Pi is 3.14! 好。', 'The end']);
     await close();
   });
 

@@ -21,7 +21,10 @@ async function configuration(name, places) {
 
 const PROXIES = {
   async nginx(folder, port, gateway) {
-    const site = await configuration('nginx.conf', [['server 127.0.0.1:3000;', `server ${gateway};`], ['listen 8080;', `listen 127.0.0.1:${port};`]]);
+    const site = await configuration('nginx.conf', [
+      ['server 127.0.0.1:3000;', `server ${gateway};`], ['listen 8080;', `listen 127.0.0.1:${port};`],
+      ['/var/log/nginx/access.log', `${folder}/access.log`], ['/var/log/nginx/error.log', `${folder}/error.log`],
+    ]);
     await writeFile(path.join(folder, 'site.conf'), site);
     const temporary = ['client_body', 'proxy', 'fastcgi', 'uwsgi', 'scgi'].map((kind) => `${kind}_temp_path ${folder}/${kind};`);
     // The surrounding configuration may compress everything.
@@ -32,8 +35,9 @@ const PROXIES = {
   },
 
   async caddy(folder, port, gateway) {
-    const site = await configuration('Caddyfile', [['reverse_proxy 127.0.0.1:3000', `reverse_proxy ${gateway}`], ['\n:8080 {', `\n:${port} {`]]);
-    await writeFile(path.join(folder, 'Caddyfile'), `{\n\tadmin off\n\tdefault_bind 127.0.0.1\n}\n${site}`);
+    const site = await configuration('Caddyfile', [['reverse_proxy 127.0.0.1:3000', `reverse_proxy ${gateway}`], ['\n:8080 {', `\n:${port} {`],
+      ['\tlog default {', `\tadmin off\n\tdefault_bind 127.0.0.1\n\tlog default {\n\t\toutput file ${folder}/access.log`]]);
+    await writeFile(path.join(folder, 'Caddyfile'), site);
     return ['caddy', ['run', '--adapter', 'caddyfile', '--config', path.join(folder, 'Caddyfile')]];
   },
 };
@@ -64,6 +68,19 @@ for (const [name, configure] of Object.entries(PROXIES)) {
     const stalled = (tokens) => question(1000, { more: `fault=stall after=${tokens}` }).text;
     const post = (where, body, headers = {}) =>
       fetch(url + where, { method: 'POST', body: JSON.stringify(body), headers: { 'content-type': 'application/json', 'accept-encoding': 'gzip, br', ...headers } });
+
+    test('logs have no queries and no credentials', async () => {
+      const secret = 'tkt_marked-secret';
+      for (const where of [`/v1/models?ticket=${secret}`, `/v1/streams?input=x&ticket=${secret}`, `/nowhere?${secret}`]) {
+        const headers = { authorization: `Bearer ${secret}`, cookie: `a=${secret}`, 'x-api-key': secret, referer: `${url}/?ticket=${secret}` };
+        await (await fetch(url + where, { headers })).text();
+      }
+      const log = () => readFile(path.join(folder, 'access.log'), 'utf8').catch(() => '');
+      await until('the requests in the log', async () => (await log()).includes('/nowhere'));
+      assert.ok(!(await log()).includes(secret), await log());
+      const errors = await readFile(path.join(folder, 'error.log'), 'utf8').catch(() => '');
+      assert.ok(!errors.includes(secret), errors);
+    });
 
     for (const tokens of [1, 2, 7]) {
       test(`${tokens} events arrive before the next is sent`, async () => {

@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use actix_web::dev::ServerHandle;
 use serde_json::Value;
 use tokenwire::config::schema::{Api, Config, Upstream};
-use tokenwire::serve::Gateway as Server;
+use tokenwire::gateway::Gateway as Server;
 use tokenwire_simulator::{Options, Pace, RecordedRequest, Simulator, Stats};
 
 use super::http::Request;

@@ -16,6 +16,7 @@
 )]
 
 pub(crate) mod backlog;
+pub(crate) mod cluster_world;
 pub(crate) mod disk_world;
 pub(crate) mod gateway;
 pub(crate) mod http;

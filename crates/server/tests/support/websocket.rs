@@ -149,9 +149,19 @@ pub(crate) struct RawSocket {
 
 impl RawSocket {
     pub(crate) async fn connect(address: SocketAddr, path: &str, headers: &[(&str, &str)]) -> Self {
+        Self::connect_to(address, &address.to_string(), path, headers).await
+    }
+
+    /// Connects under this host name.
+    pub(crate) async fn connect_to(
+        address: SocketAddr,
+        host: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+    ) -> Self {
         let mut socket = TcpStream::connect(address).await.unwrap();
         let mut head = format!(
-            "GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: Upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n\
+            "GET {path} HTTP/1.1\r\nhost: {host}\r\nconnection: Upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n\
              sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
         );
         for (name, value) in headers {

@@ -1,9 +1,9 @@
 //! The chat completions dialect: chunks as OpenAI sends them, and full completions.
 
-mod stream;
+mod chunks;
 mod whole;
 
-pub(crate) use stream::Chunks;
+pub(crate) use chunks::Chunks;
 pub(crate) use whole::completion;
 
 use serde_json::{Value, json};

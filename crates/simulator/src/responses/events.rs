@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::object::{Outline, Part, Stage, Status};
+use super::outline::{Outline, Part, Stage, Status};
 use crate::dice::Dice;
 use crate::error::SERVER_ERROR;
 use crate::transcript::{Beat, Transcript, escape};

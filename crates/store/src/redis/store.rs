@@ -19,7 +19,7 @@ use super::error::RedisError;
 use super::layout::{Keys, Phase, State, entry_id, first_id};
 use super::scripts;
 use super::verified::{Verified, Way};
-use crate::body;
+use crate::entry_body;
 
 /// Most blocks that are appended at a time with a look at their log.
 const CONCURRENT: usize = 16;
@@ -82,7 +82,7 @@ fn millis(duration: Duration) -> u64 {
 /// Returns a block's records as an entry holds them.
 fn encode(block: &Block<'_>) -> Vec<u8> {
     let mut value = Vec::with_capacity(block.bytes.len() + 10);
-    body::encode(&block.first.0, &mut value);
+    entry_body::encode(&block.first.0, &mut value);
     value.extend_from_slice(block.bytes);
     value
 }
@@ -370,7 +370,7 @@ impl RedisStore {
         batch.restart(state.end);
         let mut reached = from;
         for entry in entries {
-            let (first, records) = body::records(&entry)?;
+            let (first, records) = entry_body::records(&entry)?;
             if first > reached {
                 // A hole. What follows is not given out as if it were next.
                 return if batch.is_empty() {

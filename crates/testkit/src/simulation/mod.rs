@@ -22,6 +22,7 @@ mod audit;
 mod client;
 mod clock;
 mod dice;
+mod disk;
 mod expectation;
 mod model;
 mod plan;
@@ -39,6 +40,7 @@ mod waiting;
 mod watcher;
 mod world;
 
+pub use disk::SimulatedDisk;
 pub use world::Sabotage;
 
 use std::sync::Arc;
@@ -46,7 +48,8 @@ use std::time::Duration;
 
 use futures::FutureExt as _;
 use parking_lot::Mutex;
-use tokenwire_core::log::LogStore as _;
+use tokenwire_core::log::StoreError;
+use tokenwire_core::model::id::Seq;
 use tokio::task::yield_now;
 use tokio::time::{sleep, timeout};
 
@@ -54,6 +57,7 @@ use crate::faulty_store::FaultyStore;
 use audit::audit;
 use clock::Clock;
 use dice::Dice;
+use disk::Memory;
 use model::Deletion;
 use plan::Crash;
 use process::Process;
@@ -81,8 +85,20 @@ type Clients = Vec<Arc<Mutex<Client>>>;
 /// # Errors
 /// The first thing that is not as it must be.
 pub fn run(seed: u64, sabotage: Sabotage) -> Result<Vec<u8>, Violation> {
+    run_on(seed, sabotage, Arc::new(Memory::default()))
+}
+
+/// As [`run`], over this disk, which is empty.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_on(
+    seed: u64,
+    sabotage: Sabotage,
+    disk: Arc<dyn SimulatedDisk>,
+) -> Result<Vec<u8>, Violation> {
     let clock = Clock::install();
-    let world = World::new(seed, sabotage);
+    let world = World::new(seed, sabotage, disk);
     world.trace.note(format_args!("{:?}", world.plan));
     let client = |number| Arc::new(Mutex::new(Client::new(seed, number)));
     let clients: Clients = (0..world.plan.clients).map(client).collect();
@@ -107,7 +123,7 @@ pub fn run(seed: u64, sabotage: Sabotage) -> Result<Vec<u8>, Violation> {
             return Err(Violation { what, trace });
         }
         if crash.is_some() {
-            crashed(&world);
+            crashed(&world, &mut dice);
         }
     }
     Ok(world.trace.take())
@@ -116,14 +132,14 @@ pub fn run(seed: u64, sabotage: Sabotage) -> Result<Vec<u8>, Violation> {
 /// Runs one process to its crash, or to the end of the simulation.
 async fn process(world: &Arc<World>, clients: &Clients, number: usize, crash: Option<Crash>) {
     world.trace.note(format_args!("process {number} begins"));
-    let store = Arc::new(FaultyStore::new(
-        world.stored.clone(),
-        world.seed + number as u64,
-    ));
+    let store = Arc::new(FaultyStore::new(world.stored(), world.seed + number as u64));
     world.plan.arm(&store);
     let healer = tokio::spawn(heal(world.clone(), store.clone()));
     let life = async {
         let process = Process::open(world, store.clone()).await;
+        // What is shown of a lost stream is durable before it is shown.
+        sync(world);
+        let syncer = tokio::spawn(sync_sometimes(world.clone()));
         let watcher = tokio::spawn(watcher::watch(world.clone(), process.clone()));
         let run = async {
             let session = |client: &Arc<Mutex<Client>>| Session {
@@ -149,6 +165,7 @@ async fn process(world: &Arc<World>, clients: &Clients, number: usize, crash: Op
             None => {
                 watcher.abort();
                 healer.abort();
+                syncer.abort();
                 audit(world, process, &store).await;
             }
         }
@@ -182,23 +199,56 @@ async fn heal(world: Arc<World>, store: Arc<FaultyStore>) {
     }
 }
 
+/// Makes durable what is stored.
+fn sync(world: &World) {
+    world.disk.sync();
+    world.model.lock().synced();
+}
+
+/// Syncs from time to time.
+async fn sync_sometimes(world: Arc<World>) {
+    let mut dice = Dice::new(world.seed, "syncer");
+    loop {
+        sleep(Duration::from_millis(dice.millis(200..=1_200))).await;
+        sync(&world);
+    }
+}
+
 /// Tells the model what the store has.
-fn crashed(world: &World) {
+fn crashed(world: &World, dice: &mut Dice) {
+    let loses = world.reopen(&mut |most| dice.range(0..=most));
+    if loses {
+        world.trace.note(format_args!("power is lost"));
+    }
+    let stored_now = world.stored();
     let mut model = world.model.lock();
     for number in 0..model.generations.len() {
         let id = model.generations[number].id.clone();
-        let opened = world.stored.open(&id).now_or_never();
+        let opened = stored_now.open(&id).now_or_never();
         let stored = opened.and_then(Result::ok);
         let end = stored.as_ref().map(|stored| (stored.end.0, stored.sealed));
         world.trace.note(format_args!("stored {number}: {end:?}"));
         model.crashed(number, stored.as_ref());
-        let known = &model.generations[number];
+        let known = &mut model.generations[number];
+        if loses {
+            (known.committed, known.is_sealed) = known.durable;
+        }
         let kept = stored.as_ref().map_or(0, |stored| stored.end.0);
-        if kept < known.committed && known.deletion == Deletion::None && !world.plan.lies {
+        let is_sealed = stored.as_ref().is_some_and(|stored| stored.sealed);
+        let is_less = kept < known.committed || known.is_sealed && !is_sealed;
+        if is_less && known.deletion == Deletion::None && !world.plan.lies {
             let committed = known.committed;
             world.fail(format!(
                 "{id} was stored up to {committed}, and is to {kept}"
             ));
+        }
+        let read = stored_now.read(&id, Seq(0), 1).now_or_never();
+        known.is_object |= matches!(read, Some(Err(StoreError::Expired)));
+        if known.is_object && known.is_sealed && !world.plan.lies {
+            world.fail(format!("the records of {id} are lost"));
+        }
+        if known.deletion == Deletion::Answered && stored.is_some() && !world.plan.lies {
+            world.fail(format!("{id} is back after it was deleted"));
         }
         let deletion = &mut model.generations[number].deletion;
         if *deletion == Deletion::Asked || world.plan.lies {

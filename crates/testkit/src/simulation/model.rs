@@ -38,6 +38,12 @@ pub(super) struct Known {
     pub(super) deletion: Deletion,
     /// Everything before it was acknowledged by the store.
     pub(super) committed: u64,
+    /// Whether the store has acknowledged its end.
+    pub(super) is_sealed: bool,
+    /// `committed` and `is_sealed` at the last sync.
+    pub(super) durable: (u64, bool),
+    /// Whether a loss of power has left the object of the response alone.
+    pub(super) is_object: bool,
     /// Whether the store had nothing of it after a crash.
     pub(super) is_lost: bool,
     calls: Vec<usize>,
@@ -90,6 +96,9 @@ impl Model {
             epoch_ends: Vec::new(),
             deletion: Deletion::None,
             committed: 0,
+            is_sealed: false,
+            durable: (0, false),
+            is_object: false,
             is_lost: false,
             calls: Vec::new(),
             frames: BTreeMap::new(),
@@ -103,6 +112,21 @@ impl Model {
         let mut generations = self.generations.iter_mut();
         if let Some(known) = generations.find(|known| known.id == *id) {
             known.committed = known.committed.max(upto);
+        }
+    }
+
+    /// Notes that the store has acknowledged the end.
+    pub(super) fn sealed(&mut self, id: &GenerationId) {
+        let mut generations = self.generations.iter_mut();
+        if let Some(known) = generations.find(|known| known.id == *id) {
+            known.is_sealed = true;
+        }
+    }
+
+    /// Notes that what the store has acknowledged is durable.
+    pub(super) fn synced(&mut self) {
+        for known in &mut self.generations {
+            known.durable = (known.committed, known.is_sealed);
         }
     }
 

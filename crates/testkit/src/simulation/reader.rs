@@ -169,6 +169,7 @@ fn ended(
             }
         }
         Err(SubscriptionError::Lost) => Err("a lost position is found out too late".to_owned()),
+        Err(SubscriptionError::ProducerLost) => Err("its process is taken for lost".to_owned()),
         Err(SubscriptionError::Corrupt) => Err("a record is damaged".to_owned()),
     };
     drop(model);

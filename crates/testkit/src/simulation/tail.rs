@@ -64,6 +64,9 @@ impl FlushSource for Source {
     fn released(&self, why: Released) {
         let id = &self.generation.meta().id;
         self.world.trace.note(format_args!("flusher: {id} {why:?}"));
+        if why == Released::Sealed {
+            self.world.model.lock().sealed(id);
+        }
         match why {
             Released::Sealed | Released::Expired | Released::Refused(StoreError::Deleted) => {}
             why => self

@@ -7,11 +7,12 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use bytes::BytesMut;
 use parking_lot::Mutex;
 use tokenwire_core::dialect::{Dialect, Frame, Framing};
-use tokenwire_core::log::MemoryStore;
+use tokenwire_core::log::LogStore;
 use tokenwire_core::model::id::{GenerationId, IdSource};
 use tokio::sync::Notify;
 
 use super::dice::Dice;
+use super::disk::SimulatedDisk;
 use super::model::Model;
 use super::plan::Plan;
 use super::trace::Trace;
@@ -37,8 +38,9 @@ pub(super) struct World {
     pub(super) trace: Trace,
     pub(super) model: Mutex<Model>,
     pub(super) watched: Watched,
-    /// What the store has, without its faults.
-    pub(super) stored: Arc<MemoryStore>,
+    pub(super) disk: Arc<dyn SimulatedDisk>,
+    /// What the store has, without its faults. `None` between two processes.
+    stored: Mutex<Option<Arc<dyn LogStore>>>,
     pub(super) failed: Notify,
     sabotage: Sabotage,
     frames: Arc<AtomicUsize>,
@@ -48,14 +50,16 @@ pub(super) struct World {
 }
 
 impl World {
-    pub(super) fn new(seed: u64, sabotage: Sabotage) -> Arc<Self> {
+    pub(super) fn new(seed: u64, sabotage: Sabotage, disk: Arc<dyn SimulatedDisk>) -> Arc<Self> {
+        let stored = Mutex::new(Some(disk.open()));
         Arc::new(Self {
             seed,
             plan: Plan::draw(seed),
             trace: Trace::default(),
             model: Mutex::default(),
             watched: Watched::default(),
-            stored: Arc::new(MemoryStore::new(1 << 26)),
+            disk,
+            stored,
             failed: Notify::new(),
             sabotage,
             frames: Arc::default(),
@@ -63,6 +67,21 @@ impl World {
             requests: AtomicU64::new(0),
             violation: Mutex::default(),
         })
+    }
+
+    /// Returns what the store has, without its faults.
+    pub(super) fn stored(&self) -> Arc<dyn LogStore> {
+        let stored = self.stored.lock().clone();
+        stored.expect("the store of a process that runs")
+    }
+
+    /// Ends the process's use of the disk and opens it for the next one. Returns whether what was not
+    /// synced may be lost.
+    pub(super) fn reopen(&self, draw: &mut dyn FnMut(u64) -> u64) -> bool {
+        *self.stored.lock() = None;
+        let loses = self.disk.crash(draw);
+        *self.stored.lock() = Some(self.disk.open());
+        loses
     }
 
     /// Notes that something is not as it must be. The first such note ends the simulation.

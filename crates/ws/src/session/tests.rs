@@ -21,7 +21,7 @@ impl GenerationSource for SlowSource {
         let answered = self.0.notified();
         async move {
             answered.await;
-            Ok(Located::Lost)
+            Ok(Located::Lost(None))
         }
         .boxed()
     }
@@ -48,6 +48,8 @@ fn session() -> (SocketSession, Arc<SlowSource>, ScriptedUpstream) {
         max_queued: 2,
         readers: Gauge::default(),
         extensions: true,
+        credential: SocketCredential::default(),
+        tickets: None,
     };
     let engine = shared.engine(Arc::new(upstream.clone()));
     (SocketSession::new(engine, options), source, upstream)

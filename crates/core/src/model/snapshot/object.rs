@@ -10,9 +10,9 @@ use super::{Item, Meta, Part, Snapshot, Status};
 use crate::model::event::{Ending, EventKind, ItemHead, Outcome, PartKind, item_id};
 use crate::model::folded_json::{self, FoldedJson, FoldedPart, TextRef};
 use crate::model::id::GenerationId;
+use crate::model::include::{ENCRYPTED, Form, Include, PRIVATE};
 use crate::model::json::{self, Members};
 use crate::model::output::Output;
-use crate::model::shown::{ENCRYPTED, Form, Include, PRIVATE};
 use crate::model::text::{self, Text};
 
 /// The response object of a Responses upstream.

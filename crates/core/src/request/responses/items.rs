@@ -3,7 +3,7 @@
 use serde_json::value::RawValue;
 
 use super::content::parts;
-use super::history::HistoryIds;
+use super::history_ids::HistoryIds;
 use crate::model::error::ApiError;
 use crate::model::json::{Kind, Members, Node, quote};
 use crate::request::canonical::{

@@ -6,8 +6,8 @@ use super::ResponsesRequest;
 use super::validation::GATEWAY_MEMBERS;
 use crate::model::error::ApiError;
 use crate::model::id::GenerationId;
+use crate::model::include::Include;
 use crate::model::json::{ObjectWriter, quoted, raw_value};
-use crate::model::shown::Include;
 use crate::request::item;
 
 impl ResponsesRequest {

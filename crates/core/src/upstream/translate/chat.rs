@@ -61,6 +61,8 @@ pub struct ChatTranslator {
     chunking: Option<Box<Chunking>>,
     /// Set if the client is given its reasoning sealed.
     seal: Option<Seal>,
+    /// Whether the gateway ends the answer, so that it has no finish chunk of the upstream.
+    ends_early: bool,
 }
 
 /// A chunk that waits for the next one.
@@ -102,7 +104,18 @@ impl ChatTranslator {
             tools: ToolNames::default(),
             chunking: None,
             seal: None,
+            ends_early: false,
         }
+    }
+
+    /// Whether the stream so far has reported usage.
+    pub(crate) fn has_usage(&self) -> bool {
+        self.usage.is_some()
+    }
+
+    /// Leaves room for a finish chunk and a usage chunk, which the upstream does not send any more.
+    pub(crate) fn end_early(&mut self) {
+        self.ends_early = true;
     }
 
     /// Shows calls of these tools under the names and as the kinds that the client declared.
@@ -266,6 +279,9 @@ impl ChatTranslator {
             // What follows has another number, so that a chat reader that disconnects between the
             // two gets it.
             self.release_held(records);
+        }
+        if self.ends_early {
+            records.leave_closing_numbers();
         }
         let mut choices = std::mem::take(&mut self.choices);
         for (index, choice) in &mut choices.0 {

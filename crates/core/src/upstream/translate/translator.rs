@@ -97,6 +97,24 @@ impl Translator {
         }
     }
 
+    /// Whether the upstream that answers now has reported its usage.
+    pub(crate) fn has_usage(&self) -> bool {
+        match self {
+            Self::Chat(chat) => chat.has_usage(),
+            // Only chat answers are continued.
+            Self::Responses(_) => false,
+        }
+    }
+
+    /// Prepares for an end that the gateway decides on while the upstream still answers.
+    pub(crate) fn end_early(&mut self) {
+        match self {
+            Self::Chat(chat) => chat.end_early(),
+            // All its terminal events leave room for closing chunks.
+            Self::Responses(_) => {}
+        }
+    }
+
     pub(crate) fn body_ended(&self, end: BodyEnd) -> Ending {
         match self {
             Self::Chat(chat) => chat.body_ended(end),

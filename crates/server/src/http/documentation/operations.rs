@@ -29,6 +29,7 @@ pub(super) enum Group {
     Responses,
     Chat,
     WebSocket,
+    Tickets,
     Webhooks,
     Models,
     Operation,
@@ -81,6 +82,7 @@ impl Group {
         Self::Responses,
         Self::Chat,
         Self::WebSocket,
+        Self::Tickets,
         Self::Webhooks,
         Self::Models,
         Self::Operation,
@@ -92,6 +94,7 @@ impl Group {
             Self::Responses => "Responses",
             Self::Chat => "Chat completions",
             Self::WebSocket => "WebSocket",
+            Self::Tickets => "Tickets",
             Self::Webhooks => "Webhooks",
             Self::Models => "Models",
             Self::Operation => "Operation",
@@ -110,10 +113,13 @@ impl Group {
             Self::WebSocket => {
                 "Many answers on one connection, each on its own lane. The messages are listed under “WebSocket messages”."
             }
+            Self::Tickets => {
+                "Credentials for browsers, which cannot send a header with an EventSource or a WebSocket. A ticket goes in the query, `?ticket=…`, or for a WebSocket in the subprotocol `tokenwire-ticket.<ticket>` beside `tokenwire.v1`."
+            }
             Self::Webhooks => {
                 "Notification of the end of a background response: `webhook: {\"url\", \"secret\"}` in its request, or `webhooks.url` in the configuration. Events are Standard Webhooks, signed with HMAC-SHA256; OpenAI's SDKs check them with `client.webhooks.unwrap`. The body is `{\"id\":\"evt_…\",\"object\":\"event\",\"type\":\"response.completed\",\"created_at\":…,\"data\":{\"id\":\"resp_…\"}}`, the type may also be `response.incomplete`, `response.failed` or `response.cancelled`. Any 2xx is success. 410 disables the endpoint. Other answers are retried for a day, after random waits of up to 5 s, 10 s, 20 s, … 2 h, or after `Retry-After`, up to an hour. The `webhook-id` is the same at every attempt, so a receiver can tell repetitions."
             }
-            Self::Models => "The models of the upstreams.",
+            Self::Models => "The models of the upstreams, and what clients have used of them.",
             Self::Operation => "Health, metrics and documentation.",
         }
     }
@@ -568,6 +574,29 @@ pub(super) const OPERATIONS: &[Operation] = &[
         example: "npx wscat -c ws://localhost:3000/v1/responses -w -1 -x '{\"type\":\"response.create\",\"input\":\"hello\"}'",
     },
     Operation {
+        method: "POST",
+        path: "/v1/tickets",
+        id: "createTicket",
+        group: Group::Tickets,
+        summary: "Make a ticket",
+        about: "With `stream`: it reads that stream, from its first use on. With `may: [\"start\"]`: it starts one answer, and then reads that. Else it opens one WebSocket, once. With `cookie`: it is the session of a browser, and comes as a cookie. A ticket has its key's owner, and no more rights. It ends with the key, and is revoked with it.",
+        parameters: &[],
+        body: Some("TicketRequest"),
+        answers: &[Answer {
+            status: 200,
+            about: "The ticket.",
+            content: &[("application/json", "Ticket")],
+        }],
+        errors: &[
+            ErrorCode::InvalidValue,
+            ErrorCode::InvalidApiKey,
+            ErrorCode::TicketNotAllowed,
+            ErrorCode::RoleRequired,
+            ErrorCode::NotFound,
+        ],
+        example: "curl localhost:3000/v1/tickets -H \"Authorization: Bearer $KEY\" -H 'Content-Type: application/json' -d '{\"stream\":\"resp_…\"}'",
+    },
+    Operation {
         method: "GET",
         path: "/v1/webhooks/deliveries",
         id: "listWebhookDeliveries",
@@ -628,6 +657,42 @@ pub(super) const OPERATIONS: &[Operation] = &[
             ErrorCode::Overloaded,
         ],
         example: "curl -X POST localhost:3000/v1/webhooks/deliveries/evt_…/retry",
+    },
+    Operation {
+        method: "GET",
+        path: "/v1/usage",
+        id: "listUsage",
+        group: Group::Models,
+        summary: "What was used",
+        about: "From the counters that enforce the limits. A key sees what its owner has used, an operator sees all.",
+        parameters: &[
+            Parameter {
+                name: "by",
+                place: Place::Query,
+                kind: Kind::OneOf(&["owner", "key", "model"]),
+                about: "What the rows are.",
+            },
+            Parameter {
+                name: "from",
+                place: Place::Query,
+                kind: Kind::Text,
+                about: "The first day, UTC; default: the first of the month of `to`.",
+            },
+            Parameter {
+                name: "to",
+                place: Place::Query,
+                kind: Kind::Text,
+                about: "The last day, UTC; default: today.",
+            },
+        ],
+        body: None,
+        answers: &[Answer {
+            status: 200,
+            about: "The usage of each owner, key or model.",
+            content: &[("application/json", "UsageList")],
+        }],
+        errors: &[ErrorCode::InvalidValue],
+        example: "curl 'localhost:3000/v1/usage?by=model'",
     },
     Operation {
         method: "GET",

@@ -22,6 +22,7 @@ pub(super) const PAGES: &[Page] = pages![
     "clients",
     "network",
     "credentials",
+    "limits",
     "upstreams",
     "sharing",
     "webhooks",

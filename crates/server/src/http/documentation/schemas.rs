@@ -128,6 +128,10 @@ pub(super) const COMMANDS: &[Message] = &[
         kind: "tokenwire:ping",
         about: "Answered with `tokenwire:pong`. Browsers cannot send protocol pings.",
     },
+    Message {
+        kind: "tokenwire:auth",
+        about: "Goes on with another `ticket` of the same owner, one for a WebSocket. Nothing answers it but an error.",
+    },
 ];
 
 /// Messages that the gateway sends over a WebSocket beside events.
@@ -143,6 +147,10 @@ pub(super) const REPLIES: &[Message] = &[
     Message {
         kind: "tokenwire:pong",
         about: "Answers a ping.",
+    },
+    Message {
+        kind: "tokenwire:auth_expiring",
+        about: "The socket's credential ends in `expires_in` seconds. Comes 25 s before, only to a client of `tokenwire:` messages.",
     },
     Message {
         kind: "tokenwire:error",

@@ -51,6 +51,11 @@ def forgetful_url() -> str:
 
 
 @pytest.fixture(scope="session")
+def limited_url() -> str:
+    return address("TOKENWIRE_LIMITED_URL")
+
+
+@pytest.fixture(scope="session")
 def simulator() -> Simulator:
     return Simulator(address("SIMULATOR_URL"))
 

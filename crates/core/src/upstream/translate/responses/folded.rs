@@ -8,8 +8,8 @@ use super::place::Place;
 use super::{ResponsesTranslator, TerminalObject};
 use crate::model::event::Ending;
 use crate::model::folded_json::FoldedJson;
+use crate::model::include::ENCRYPTED;
 use crate::model::json::Members;
-use crate::model::shown::ENCRYPTED;
 use crate::upstream::translate::opened_items::List;
 use crate::upstream::translate::{Progress, RecordWriter, Translated};
 

@@ -1,0 +1,175 @@
+//! Webhooks that are owed, where another node finds them once this one is lost.
+//!
+//! `tw:{webhooks}:<tag>` has the records of a process. A node that finds it lost moves them to its own
+//! in one step, so that one node goes on with them.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use redis::{Pipeline, Script, cmd};
+use tokenwire_store::redis::RedisError;
+use tokenwire_webhooks::DeliveryRecords;
+use tokio::sync::Notify;
+use tokio::time::sleep;
+
+use super::Cluster;
+use super::membership::KEPT_S;
+
+/// The pause after a failure.
+const PAUSE: Duration = Duration::from_millis(500);
+/// Records in one request.
+const AT_ONCE: usize = 256;
+
+/// KEYS: the records of a lost process, and those of this one. ARGV: seconds that they are kept.
+static TAKE: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        "local all = redis.call('HGETALL', KEYS[1])
+         for i = 1, #all, 2 do redis.call('HSET', KEYS[2], all[i], all[i + 1]) end
+         if #all > 0 then redis.call('EXPIRE', KEYS[2], ARGV[1]) end
+         redis.call('DEL', KEYS[1])
+         return all",
+    )
+});
+
+/// The records of this process, and what Redis does not have of them yet.
+#[derive(Debug, Default)]
+pub(super) struct Deliveries {
+    own: Mutex<HashMap<String, Vec<u8>>>,
+    unsent: Mutex<HashMap<String, Option<Vec<u8>>>>,
+    wakeup: Notify,
+}
+
+/// Webhooks that are owed, as records in Redis.
+#[derive(Debug)]
+pub(crate) struct ClusterDeliveries {
+    cluster: Arc<Cluster>,
+    /// What this node's own store has of a time without a cluster.
+    earlier: Option<Arc<dyn DeliveryRecords>>,
+}
+
+// === impl ClusterDeliveries ===
+
+impl ClusterDeliveries {
+    pub(crate) fn new(cluster: Arc<Cluster>, earlier: Option<Arc<dyn DeliveryRecords>>) -> Self {
+        Self { cluster, earlier }
+    }
+}
+
+impl DeliveryRecords for ClusterDeliveries {
+    fn set(&self, key: &str, value: Option<Vec<u8>>) {
+        let deliveries = &self.cluster.deliveries;
+        match value.clone() {
+            Some(value) => deliveries.own.lock().insert(key.to_owned(), value),
+            None => deliveries.own.lock().remove(key),
+        };
+        deliveries.unsent.lock().insert(key.to_owned(), value);
+        deliveries.wakeup.notify_one();
+    }
+
+    fn get(&self, key: &str) -> Option<Vec<u8>> {
+        self.cluster.deliveries.own.lock().get(key).cloned()
+    }
+
+    fn list(&self) -> Vec<(String, Vec<u8>)> {
+        let Some(earlier) = &self.earlier else {
+            return Vec::new();
+        };
+        let records = earlier.list();
+        for (key, value) in &records {
+            self.set(key, Some(value.clone()));
+            earlier.set(key, None);
+        }
+        records
+    }
+}
+
+// === impl Cluster ===
+
+impl Cluster {
+    fn webhooks_of(&self, tag: &str) -> String {
+        self.redis.key(format_args!("{{webhooks}}:{tag}"))
+    }
+
+    /// Brings the records of this process to Redis, until it is dropped.
+    pub(crate) async fn keep_deliveries(&self) {
+        loop {
+            self.deliveries.wakeup.notified().await;
+            self.send_deliveries().await;
+        }
+    }
+
+    async fn send_deliveries(&self) {
+        loop {
+            let sent = match self.send_some().await {
+                Ok(sent) => sent,
+                Err(error) => {
+                    tracing::debug!(%error, "records of webhooks wait for Redis");
+                    sleep(PAUSE).await;
+                    continue;
+                }
+            };
+            if !sent {
+                return;
+            }
+        }
+    }
+
+    /// Brings what is left to Redis within this time.
+    pub(crate) async fn last_deliveries(&self, within: Duration) {
+        let _ = tokio::time::timeout(within, self.send_deliveries()).await;
+    }
+
+    async fn send_some(&self) -> Result<bool, RedisError> {
+        let some: Vec<(String, Option<Vec<u8>>)> = {
+            let mut unsent = self.deliveries.unsent.lock();
+            let keys: Vec<_> = unsent.keys().take(AT_ONCE).cloned().collect();
+            keys.into_iter()
+                .filter_map(|key| unsent.remove_entry(&key))
+                .collect()
+        };
+        if some.is_empty() {
+            return Ok(false);
+        }
+        let key = self.webhooks_of(self.tag.as_str());
+        let mut pipeline = Pipeline::new();
+        for (event, value) in &some {
+            let command = match value {
+                Some(value) => cmd("HSET").arg(&key).arg(event).arg(value).to_owned(),
+                None => cmd("HDEL").arg(&key).arg(event).to_owned(),
+            };
+            pipeline.add_command(command).ignore();
+        }
+        let keep = cmd("EXPIRE").arg(&key).arg(KEPT_S).to_owned();
+        pipeline.add_command(keep).ignore();
+        let sent: Result<(), RedisError> = self.redis.pipeline(pipeline).await;
+        if sent.is_err() {
+            let mut unsent = self.deliveries.unsent.lock();
+            for (event, value) in some {
+                // What was set since is newer.
+                if let Entry::Vacant(vacant) = unsent.entry(event) {
+                    vacant.insert(value);
+                }
+            }
+        }
+        sent.map(|()| true)
+    }
+
+    /// Takes the records of a lost process.
+    pub(super) async fn take_deliveries(
+        &self,
+        tag: &str,
+    ) -> Result<Vec<(String, Vec<u8>)>, RedisError> {
+        let (theirs, own) = (self.webhooks_of(tag), self.webhooks_of(self.tag.as_str()));
+        let taken: Vec<(String, Vec<u8>)> = self
+            .redis
+            .script(&TAKE, move |script| {
+                script.key(theirs).key(own).arg(KEPT_S);
+            })
+            .await?;
+        self.deliveries.own.lock().extend(taken.iter().cloned());
+        Ok(taken)
+    }
+}

@@ -1,0 +1,154 @@
+//! Takes over what lost processes were running in the background, unasked.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use redis::cmd;
+use tokenwire_core::engine::SharedEngine;
+use tokenwire_core::log::StoreError;
+use tokenwire_core::model::id::{GenerationId, Tag};
+use tokenwire_store::redis::RedisError;
+use tokenwire_webhooks::Webhooks;
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::Cluster;
+use super::membership::Owner;
+use super::source::answers;
+
+/// How often lost processes are looked for.
+const INTERVAL: Duration = Duration::from_secs(2);
+/// How long one node has for what a lost process ran. Then another one tries.
+const CLAIM_MS: u64 = 10_000;
+/// Logs that are ended at a time.
+const AT_ONCE: usize = 16;
+
+/// Why a sweep is to be tried again.
+#[derive(Debug, thiserror::Error)]
+enum Unfinished {
+    #[error(transparent)]
+    Redis(#[from] RedisError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("{count} streams cannot be ended now")]
+    Running { count: usize },
+}
+
+impl Cluster {
+    /// Looks for lost processes, ends what they ran in the background, and goes on with the webhooks
+    /// that they owed, until it is dropped.
+    pub(crate) async fn sweep(self: Arc<Self>, engine: SharedEngine, webhooks: Webhooks) {
+        let mut ticks = interval(INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            if !self.may_adopt() {
+                continue;
+            }
+            let lost = match self.lost().await {
+                Ok(lost) => lost,
+                Err(error) => {
+                    tracing::debug!(%error, "lost processes cannot be looked for");
+                    continue;
+                }
+            };
+            for tag in lost {
+                if let Err(error) = self.sweep_after(&tag, &engine, &webhooks).await {
+                    tracing::debug!(%tag, %error, "what a lost process left is looked at again");
+                }
+            }
+        }
+    }
+
+    /// Returns the processes that have left something and whose lease has lapsed.
+    async fn lost(&self) -> Result<Vec<Tag>, RedisError> {
+        let command = cmd("SMEMBERS").arg(self.tags()).to_owned();
+        let tags: Vec<String> = self.redis.query(command).await?;
+        let tags = tags.iter().filter_map(|tag| tag.parse().ok());
+        Ok(tags.filter(|tag| !self.is_member(tag)).collect())
+    }
+
+    async fn sweep_after(
+        &self,
+        tag: &Tag,
+        engine: &SharedEngine,
+        webhooks: &Webhooks,
+    ) -> Result<(), Unfinished> {
+        match self.owner(tag).await {
+            Ok(Owner::Lapsed(client)) => {
+                // It may be cut off from Redis only.
+                if answers(&GenerationId::tagged(tag), &client).await.is_some() {
+                    return Ok(());
+                }
+            }
+            Ok(Owner::Unknown) => {}
+            Ok(Owner::Alive(_)) | Err(_) => return Ok(()),
+        }
+        let claim = cmd("SET")
+            .arg(self.redis.key(format_args!("sweep:{tag}")))
+            .arg(self.tag.as_str())
+            .arg("NX")
+            .arg("PX")
+            .arg(CLAIM_MS)
+            .to_owned();
+        let claimed: Option<String> = self.redis.query(claim).await?;
+        if claimed.is_none() {
+            return Ok(());
+        }
+        let running = self.logs.running(tag.as_str()).await?;
+        if !running.is_empty() {
+            tracing::info!(%tag, count = running.len(), "ending the background responses of a lost node");
+        }
+        let left = self.end_each(running, engine, None).await;
+        let owed = webhooks.take_over(self.take_deliveries(tag.as_str()).await?);
+        let left = left + self.end_each(owed, engine, Some(webhooks)).await;
+        if left > 0 {
+            return Err(Unfinished::Running { count: left });
+        }
+        let known = cmd("SREM").arg(self.tags()).arg(tag.as_str()).to_owned();
+        let _: u64 = self.redis.query(known).await?;
+        Ok(())
+    }
+
+    /// Ends these responses. Returns how many cannot be ended now.
+    async fn end_each(
+        &self,
+        ids: Vec<GenerationId>,
+        engine: &SharedEngine,
+        webhooks: Option<&Webhooks>,
+    ) -> usize {
+        let end = |id: GenerationId| async move { self.end_lost(&id, engine, webhooks).await };
+        let ended = futures::stream::iter(ids).map(end);
+        let ended: Vec<bool> = ended.buffer_unordered(AT_ONCE).collect().await;
+        ended.into_iter().filter(|ended| !ended).count()
+    }
+
+    async fn end_lost(
+        &self,
+        id: &GenerationId,
+        engine: &SharedEngine,
+        webhooks: Option<&Webhooks>,
+    ) -> bool {
+        match engine.adopt_replica(id).await {
+            Ok(generation) => {
+                if let Some(webhooks) = webhooks {
+                    webhooks.ended(&generation);
+                }
+            }
+            Err(error) if error.is_retryable() => {
+                tracing::debug!(generation = %id, %error, "a lost stream cannot be ended now");
+                return false;
+            }
+            Err(error) => {
+                if let Some(webhooks) = webhooks {
+                    webhooks.forget(id);
+                }
+                if !error.is_gone() {
+                    tracing::error!(generation = %id, %error, "a lost stream cannot be ended");
+                }
+            }
+        }
+        self.logs.note_end(id).await;
+        true
+    }
+}

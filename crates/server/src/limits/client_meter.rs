@@ -1,0 +1,245 @@
+//! Admits what one client starts.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use actix_web::http::header::HeaderMap;
+use futures::future::BoxFuture;
+use parking_lot::{Mutex, MutexGuard};
+use tokenwire_core::engine::{Admission, Meter, Metered, MeteredStart};
+use tokenwire_core::model::error::{ApiError, ErrorCode};
+use tokenwire_core::model::usage::TokenUsage;
+
+use super::cost::cost;
+use super::estimate::input_tokens;
+use super::headers::write_headers;
+use super::rate;
+use super::reservation::{Reservation, State};
+use super::shared_counters::SharedCounters;
+use super::subject::{Amount, Counters, Moment, Subject, SubjectId, check_size};
+use super::table::Limits;
+use super::usage_table::RowKey;
+use crate::config::client_limits::{ClientLimits, Price, StoreAway};
+
+/// A key or an owner whose limits apply to a client.
+#[derive(Clone, Debug)]
+pub(super) struct Party {
+    pub(super) id: SubjectId,
+    pub(super) subject: Arc<Subject>,
+    pub(super) limits: ClientLimits,
+    pub(super) is_owner: bool,
+}
+
+/// The key and the owner of a client, where they are limited.
+#[derive(Clone, Debug)]
+pub(super) struct Parties(pub(super) [Option<Party>; 2]);
+
+/// A party and its counters, which are locked.
+pub(super) type Locked<'a> = (&'a Party, MutexGuard<'a, Counters>);
+
+/// What a request needs.
+struct Planned {
+    model: Arc<str>,
+    price: Option<Price>,
+    input: u64,
+    output: u64,
+    amount: Amount,
+}
+
+/// A reservation, or why there is none.
+pub(crate) type Reserved = Result<Arc<Reservation>, ApiError>;
+
+/// A reservation that is decided, or that the counters of all nodes decide.
+pub(crate) enum Reserving {
+    Now(Reserved),
+    Later(BoxFuture<'static, Reserved>),
+}
+
+/// Admits what a client starts, within the limits of its key and its owner.
+#[derive(Clone, Debug)]
+pub struct ClientMeter {
+    pub(super) limits: Arc<Limits>,
+    pub(super) key: Option<Arc<str>>,
+    pub(super) owner: Option<Arc<str>>,
+    pub(super) parties: Parties,
+}
+
+// === impl Parties ===
+
+impl Parties {
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Party> {
+        self.0.iter().flatten()
+    }
+
+    /// Locks the counters: the key's before the owner's, so that no two requests wait for each other.
+    pub(super) fn lock(&self) -> [Option<Locked<'_>>; 2] {
+        self.0
+            .each_ref()
+            .map(|party| party.as_ref().map(|party| (party, party.subject.lock())))
+    }
+}
+
+// === impl ClientMeter ===
+
+impl ClientMeter {
+    /// Whether requests, tokens, streams or costs of the client are limited.
+    #[must_use]
+    pub fn is_limited(&self) -> bool {
+        self.parties.iter().next().is_some()
+    }
+
+    /// Replaces the `x-ratelimit-*` headers of a response by those of the client's limits.
+    pub fn write_headers(&self, headers: &mut HeaderMap) {
+        let now = rate::now();
+        let left = self.parties.iter().map(|party| {
+            let counters = party.subject.lock();
+            counters.left(&party.limits, now)
+        });
+        write_headers(left, headers);
+    }
+
+    /// Reserves for a request; with several nodes for all of them.
+    pub(crate) fn reserve(&self, start: &MeteredStart<'_>) -> Reserving {
+        let planned = match self.plan(start) {
+            Ok(planned) => planned,
+            Err(error) => return Reserving::Now(Err(error)),
+        };
+        match self.limits.shared() {
+            Some(shared) if self.is_limited() => {
+                let reserved = self.clone().reserve_shared(shared.clone(), planned);
+                // What is reserved is given back also if the client has gone by then.
+                let reserved = tokio::spawn(reserved);
+                Reserving::Later(Box::pin(async move {
+                    let gone = |_| Err(counters_away());
+                    reserved.await.unwrap_or_else(gone)
+                }))
+            }
+            _ => Reserving::Now(self.reserve_here(planned)),
+        }
+    }
+
+    /// Returns what a request needs.
+    fn plan(&self, start: &MeteredStart<'_>) -> Result<Planned, ApiError> {
+        let limits = &self.limits;
+        let price = limits.prices().of(start.model).copied();
+        let has_budget = self.parties.iter().any(|party| party.limits.has_budget());
+        if has_budget && price.is_none() {
+            return Err(limits.refusals().price(start.model));
+        }
+        let input = input_tokens(start.body);
+        let largest = price.and_then(|price| price.max_output);
+        let each = start.max_output.or(largest);
+        let each = each.unwrap_or_else(|| limits.reserve_output());
+        let output = each.saturating_mul(u64::from(start.choices));
+        let usage = TokenUsage {
+            input,
+            cached: 0,
+            output,
+        };
+        let amount = Amount {
+            tokens: input.saturating_add(output),
+            cost: price.map_or(0, |price| cost(&price, usage)),
+        };
+        for party in self.parties.iter() {
+            check_size(&party.limits, amount, party.is_owner, limits.refusals())?;
+        }
+        Ok(Planned {
+            model: start.model.into(),
+            price,
+            input,
+            output,
+            amount,
+        })
+    }
+
+    /// Reserves in the counters of this node.
+    fn reserve_here(&self, planned: Planned) -> Reserved {
+        let at = Moment::present();
+        {
+            let mut locked = self.parties.lock();
+            for (party, counters) in locked.iter_mut().flatten() {
+                let refusals = self.limits.refusals();
+                counters.check(&party.limits, planned.amount, at, party.is_owner, refusals)?;
+            }
+            for (party, counters) in locked.iter_mut().flatten() {
+                counters.begin(&party.limits, planned.amount, at);
+            }
+        }
+        Ok(self.reservation(planned, at, false))
+    }
+
+    /// Reserves in the counters of all nodes.
+    async fn reserve_shared(self, shared: Arc<SharedCounters>, planned: Planned) -> Reserved {
+        let at = Moment::present();
+        let (used, room) = match shared.admit(&self.parties, planned.amount, at).await {
+            Ok(reply) => reply,
+            Err(error) => {
+                tracing::debug!(%error, "the counters of all nodes cannot be reached");
+                // Redis may have taken the request, and only the reply is missing.
+                for (_, counters) in self.parties.lock().iter_mut().flatten() {
+                    counters.touch(at);
+                }
+                return match shared.store_away() {
+                    StoreAway::Local => self.reserve_here(planned),
+                    StoreAway::Refuse => Err(counters_away()),
+                };
+            }
+        };
+        let at = Moment::present();
+        for ((_, counters), used) in self.parties.lock().iter_mut().flatten().zip(&used) {
+            counters.mirror(used, at);
+            if room.is_ok() {
+                counters.begin_shared(planned.amount);
+            }
+        }
+        if let Err(found) = &room
+            && let Some(party) = self.parties.iter().nth(found.party)
+        {
+            let refusals = self.limits.refusals();
+            return Err(refusals.no_room(&party.limits, party.is_owner, found));
+        }
+        Ok(self.reservation(planned, at, true))
+    }
+
+    fn reservation(&self, planned: Planned, at: Moment, is_shared: bool) -> Arc<Reservation> {
+        Arc::new(Reservation {
+            limits: self.limits.clone(),
+            parties: self.parties.clone(),
+            row: RowKey {
+                day: at.day.0,
+                key: self.key.clone(),
+                owner: self.owner.clone(),
+                model: planned.model,
+            },
+            price: planned.price,
+            input: planned.input,
+            output: planned.output,
+            shared: is_shared.then_some(planned.amount),
+            state: Mutex::new(State::new(planned.amount, planned.output)),
+            generation: OnceLock::new(),
+        })
+    }
+}
+
+fn counters_away() -> ApiError {
+    let message = "The counters of limits, which all nodes share, cannot be reached.";
+    ApiError::new(ErrorCode::StoreUnavailable, message).retry_after(Duration::from_secs(1))
+}
+
+impl Meter for ClientMeter {
+    fn needs_usage(&self) -> bool {
+        self.parties.iter().any(|party| party.limits.has_tokens())
+    }
+
+    fn admit(&self, start: &MeteredStart<'_>) -> Admission {
+        match self.reserve(start) {
+            Reserving::Now(reserved) => {
+                Admission::Now(reserved.map(|reserved| reserved as Arc<dyn Metered>))
+            }
+            Reserving::Later(reserved) => Admission::Later(Box::pin(async move {
+                let reserved = reserved.await?;
+                Ok(reserved as Arc<dyn Metered>)
+            })),
+        }
+    }
+}

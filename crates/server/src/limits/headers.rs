@@ -1,0 +1,129 @@
+//! The `x-ratelimit-*` headers, as OpenAI names and writes them.
+
+use std::time::Duration;
+
+use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
+
+use super::subject::Left;
+
+const PREFIX: &str = "x-ratelimit-";
+
+const NAMES: [[HeaderName; 3]; 2] = [
+    [
+        HeaderName::from_static("x-ratelimit-limit-requests"),
+        HeaderName::from_static("x-ratelimit-remaining-requests"),
+        HeaderName::from_static("x-ratelimit-reset-requests"),
+    ],
+    [
+        HeaderName::from_static("x-ratelimit-limit-tokens"),
+        HeaderName::from_static("x-ratelimit-remaining-tokens"),
+        HeaderName::from_static("x-ratelimit-reset-tokens"),
+    ],
+];
+
+/// Replaces an upstream's headers by what is left of requests and tokens: of each the limit that
+/// leaves the least.
+pub(super) fn write_headers(
+    left: impl Iterator<Item = [Option<Left>; 2]>,
+    headers: &mut HeaderMap,
+) {
+    let theirs: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| name.as_str().starts_with(PREFIX))
+        .cloned()
+        .collect();
+    for name in theirs {
+        headers.remove(name);
+    }
+    let mut least: [Option<Left>; 2] = [None, None];
+    for limits in left {
+        for (least, left) in least.iter_mut().zip(limits) {
+            let is_less = |known: &Left| left.is_some_and(|left| left.remaining < known.remaining);
+            if least.as_ref().is_none_or(is_less) {
+                *least = left.or(*least);
+            }
+        }
+    }
+    for ([limit, remaining, reset], left) in NAMES.into_iter().zip(least) {
+        let Some(left) = left else { continue };
+        headers.insert(limit, left.limit.into());
+        headers.insert(remaining, left.remaining.into());
+        if let Ok(value) = HeaderValue::try_from(written(left.reset)) {
+            headers.insert(reset, value);
+        }
+    }
+}
+
+/// Writes a time as OpenAI does: `12ms`, `7.66s`, `6m0s`.
+fn written(time: Duration) -> String {
+    let millis = time.as_millis();
+    if millis < 1000 {
+        return format!("{millis}ms");
+    }
+    let (minutes, rest) = (millis / 60_000, millis % 60_000);
+    let (seconds, rest) = (rest / 1000, rest % 1000);
+    let mut out = String::new();
+    if minutes > 0 {
+        out.push_str(&format!("{minutes}m"));
+    }
+    out.push_str(&seconds.to_string());
+    if rest > 0 {
+        let decimals = format!("{rest:03}");
+        out.push_str(&format!(".{}", decimals.trim_end_matches('0')));
+    }
+    out.push('s');
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_written_as_openai_writes_them() {
+        for (millis, text) in [
+            (0, "0ms"),
+            (12, "12ms"),
+            (1000, "1s"),
+            (7660, "7.66s"),
+            (59_001, "59.001s"),
+            (360_000, "6m0s"),
+            (90_951, "1m30.951s"),
+        ] {
+            assert_eq!(written(Duration::from_millis(millis)), text);
+        }
+    }
+
+    #[test]
+    fn tightest_limit_is_shown_instead_of_the_upstreams() {
+        let mut headers = HeaderMap::new();
+        for name in ["x-ratelimit-limit-images", "x-ratelimit-limit-requests"] {
+            headers.insert(HeaderName::from_static(name), 7_u64.into());
+        }
+        let left = |limit, remaining| {
+            Some(Left {
+                limit,
+                remaining,
+                reset: Duration::from_millis(1500),
+            })
+        };
+        let parties = [[left(60, 9), None], [left(100, 4), left(5000, 4000)]];
+        write_headers(parties.into_iter(), &mut headers);
+        let mut found: Vec<_> = headers
+            .iter()
+            .map(|(name, value)| format!("{name}: {}", value.to_str().unwrap()))
+            .collect();
+        found.sort();
+        assert_eq!(
+            found,
+            [
+                "x-ratelimit-limit-requests: 100",
+                "x-ratelimit-limit-tokens: 5000",
+                "x-ratelimit-remaining-requests: 4",
+                "x-ratelimit-remaining-tokens: 4000",
+                "x-ratelimit-reset-requests: 1.5s",
+                "x-ratelimit-reset-tokens: 1.5s",
+            ]
+        );
+    }
+}

@@ -1,0 +1,83 @@
+// A gateway of one test, which the test kills, restarts and replaces.
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdtemp, rm } from 'node:fs/promises';
+import net from 'node:net';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { simulator, until } from './surroundings.mjs';
+
+const program = process.env.TOKENWIRE_PROGRAM;
+
+/** Returns a port that is free now. */
+async function freePort() {
+  const server = net.createServer().listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  const { port } = server.address();
+  server.close();
+  await once(server, 'close');
+  return port;
+}
+
+export class OwnGateway {
+  /** Every gateway that was started, for the end of the tests. */
+  static all = [];
+  #port;
+  #folder;
+  #store;
+  #processes = [];
+
+  /** Starts a gateway. `store` is "disk" or "memory". */
+  static async start(store) {
+    if (!program) throw new Error('TOKENWIRE_PROGRAM is not set; run these tests with `cargo xtask test --only browser`');
+    const gateway = new OwnGateway();
+    OwnGateway.all.push(gateway);
+    gateway.#store = store;
+    gateway.#port = await freePort();
+    gateway.#folder = await mkdtemp(path.join(tmpdir(), 'tokenwire-'));
+    await gateway.begin();
+    return gateway;
+  }
+
+  get url() { return `http://127.0.0.1:${this.#port}`; }
+
+  /** Starts a process on the port. With a disk store one that runs there is replaced. Returns once the new one serves. */
+  async begin() {
+    const settings = Object.entries(process.env).filter(([name]) => !name.startsWith('TOKENWIRE_'));
+    const child = spawn(program, ['--host', '127.0.0.1', '--port', String(this.#port)], {
+      cwd: this.#folder,
+      stdio: ['ignore', 'ignore', 'pipe'],
+      env: {
+        ...Object.fromEntries(settings),
+        OPENAI_BASE_URL: `${simulator}/v1`,
+        TOKENWIRE_DEFAULT_MODEL: 'simulator',
+        TOKENWIRE_STORE__KIND: this.#store,
+        ...(this.#store === 'disk' ? { TOKENWIRE_STORE__PATH: path.join(this.#folder, 'store') } : {}),
+      },
+    });
+    const started = { child, log: '', exited: once(child, 'exit') };
+    child.stderr.on('data', (bytes) => { started.log += bytes; });
+    const replaces = this.#processes.some(({ child }) => child.exitCode === null && child.signalCode === null);
+    this.#processes.push(started);
+    await until('the gateway serves', async () => {
+      if (child.exitCode !== null) throw new Error(`the gateway ended:\n${started.log}`);
+      if (replaces) return started.log.includes('accepts no more connections and drains');
+      return fetch(`${this.url}/readyz`).then((response) => response.ok, () => false);
+    });
+  }
+
+  /** Kills the process with SIGKILL. */
+  async kill() {
+    const last = this.#processes.at(-1);
+    last.child.kill('SIGKILL');
+    await last.exited;
+  }
+
+  async close() {
+    for (const { child, exited } of this.#processes.splice(0)) {
+      if (child.exitCode === null && child.signalCode === null) child.kill('SIGKILL');
+      await exited;
+    }
+    await rm(this.#folder, { recursive: true, force: true });
+  }
+}
