@@ -1,5 +1,7 @@
 //! Keys and message contents never reach a log line, an error or a list, not even at level `trace`.
 
+#![expect(clippy::unwrap_used, reason = "a failed precondition fails the test")]
+
 mod support;
 
 use std::net::SocketAddr;
@@ -218,10 +220,8 @@ impl Tap {
             .trim_start_matches("http://")
             .trim_end_matches("/v1")
             .to_owned();
-        let listener = TcpListener::bind("127.0.0.1:0")
-            .await
-            .expect("the recording proxy works");
-        let address = listener.local_addr().expect("the recording proxy works");
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
         let sent = Arc::new(Mutex::new(Vec::new()));
         let kept = sent.clone();
         tokio::spawn(async move {
@@ -229,16 +229,12 @@ impl Tap {
                 let (upstream, kept) = (upstream.clone(), kept.clone());
                 tokio::spawn(async move {
                     let (mut from, mut to) = client.into_split();
-                    let (mut back, mut onward) = TcpStream::connect(upstream)
-                        .await
-                        .expect("the recording proxy works")
-                        .into_split();
+                    let (mut back, mut onward) =
+                        TcpStream::connect(upstream).await.unwrap().into_split();
                     tokio::spawn(async move { tokio::io::copy(&mut back, &mut to).await });
                     let mut buffer = [0; 16 * 1024];
                     while let Ok(length @ 1..) = from.read(&mut buffer).await {
-                        kept.lock()
-                            .expect("the recording proxy works")
-                            .extend_from_slice(&buffer[..length]);
+                        kept.lock().unwrap().extend_from_slice(&buffer[..length]);
                         if onward.write_all(&buffer[..length]).await.is_err() {
                             break;
                         }
@@ -251,7 +247,7 @@ impl Tap {
 
     /// Returns what was sent, as text.
     fn sent(&self) -> String {
-        String::from_utf8_lossy(&self.sent.lock().expect("the recording proxy works")).into_owned()
+        String::from_utf8_lossy(&self.sent.lock().unwrap()).into_owned()
     }
 }
 
