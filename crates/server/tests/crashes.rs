@@ -11,7 +11,7 @@ mod support;
 
 use serde_json::json;
 use support::process::Process;
-use support::{DiskWorld, End, Request, get, patiently, post, response, stored, with};
+use support::{DiskWorld, End, Request, eventually, get, patiently, post, response, stored, with};
 use tokio::task::JoinSet;
 
 /// How often a process is killed after a deletion.
@@ -105,6 +105,15 @@ async fn endless(gateway: &Process, count: usize) -> Vec<String> {
     ids
 }
 
+/// Returns the bytes that a process has written to the disk.
+async fn written(gateway: &Process) -> u64 {
+    let metrics = get(gateway, "/metrics").await.text();
+    let line = metrics
+        .lines()
+        .find_map(|line| line.strip_prefix("tokenwire_store_written_bytes_total "));
+    line.unwrap().parse().unwrap()
+}
+
 #[tokio::test]
 async fn two_processes_that_are_killed_in_mid_write_leave_all_to_a_third() {
     let world = DiskWorld::new();
@@ -117,7 +126,14 @@ async fn two_processes_that_are_killed_in_mid_write_leave_all_to_a_third() {
     for gateway in &gateways {
         running.extend(endless(gateway, 10).await);
     }
-    // Both write each 50 ms.
+    // Both write each 50 ms. After so many bytes each stream has been written.
+    for gateway in &gateways {
+        let before = written(gateway).await;
+        eventually("further records on disk", async || {
+            written(gateway).await >= before + 128 * 1024
+        })
+        .await;
+    }
     for gateway in &gateways {
         gateway.signal(rustix::process::Signal::KILL);
     }

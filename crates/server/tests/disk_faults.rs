@@ -105,6 +105,16 @@ async fn expect(gateway: &Process, streams: &[(String, String)]) {
     }
 }
 
+/// Waits until what was stored is durable: two rounds of syncs end.
+async fn all_synced(gateway: &Process, world: &World) {
+    let synced = world.disk.calls(DiskOperation::Sync);
+    eventually("syncs", async || {
+        run(gateway, 1, "tokens=1").await;
+        world.disk.calls(DiskOperation::Sync) >= synced + 8
+    })
+    .await;
+}
+
 /// Returns the bytes of memory that a process has.
 fn resident(process: u32) -> usize {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
@@ -322,12 +332,7 @@ async fn loss_of_power_takes_no_more_than_the_last_sync() {
     let first = run(&gateway, 4, "tokens=20 text=count").await;
     let deleted = run(&gateway, 1, "tokens=20 text=count").await.remove(0).0;
     stored(&gateway, 5).await;
-    let synced = world.disk.calls(DiskOperation::Sync);
-    eventually("syncs", async || {
-        run(&gateway, 1, "tokens=1").await;
-        world.disk.calls(DiskOperation::Sync) >= synced + 8
-    })
-    .await;
+    all_synced(&gateway, &world).await;
     let path = format!("/v1/responses/{deleted}");
     let answer = Request::new(gateway.address, "DELETE", &path)
         .answer()
@@ -414,6 +419,7 @@ async fn deletion_without_room_is_refused_and_durable_once_it_is_answered() {
     let refused = delete(&gateway).await;
     assert_eq!(refused.status, 503, "{}", refused.text());
     world.disk.heal();
+    all_synced(&gateway, &world).await;
     let deleted = delete(&gateway).await;
     assert_eq!(deleted.status, 200, "{}", deleted.text());
     drop(gateway);

@@ -776,9 +776,9 @@ async fn budgets_survive_a_kill() {
     let request = keyed(post(&gateway, "/v1/streams", &stalled));
     let mut stream = request.send().await;
     stream.until("\" t30\"").await;
-    // What is stored after this was stored before it.
+    // It is stored within a tick of 50 ms. This one takes ten times as long.
     let last = by(
-        post(&gateway, "/v1/responses", &response("tokens=1")),
+        post(&gateway, "/v1/responses", &response("tokens=10 tbt=50ms")),
         OPERATOR,
     );
     assert_eq!(last.answer().await.status, 200);
