@@ -13,11 +13,11 @@ use tokenwire_core::model::id::{GenerationId, Tag};
 use tokenwire_core::upstream::RetryBudget;
 use tokenwire_simulator::{Options, Simulator};
 use tokenwire_store::DiskStore;
-use tokenwire_webhooks::{WebhookOptions, Webhooks};
+use tokenwire_webhooks::{DeliveryRecords, WebhookOptions, Webhooks};
 
 use crate::allocator::return_memory;
 use crate::auth::{Authenticator, MadeKey, SharedUses, Tickets, made_key};
-use crate::cluster::{Cluster, ClusterSource};
+use crate::cluster::{Cluster, ClusterDeliveries, ClusterSource};
 use crate::config::schema::Config;
 use crate::descriptors::refuse_without_descriptors;
 use crate::drain::{Drain, Signals};
@@ -111,7 +111,7 @@ impl Gateway {
             auth.map(Arc::new),
         )?;
         let store = shared.store.as_ref();
-        let records = storage::delivery_records(store, shared.cluster.as_ref());
+        let records = delivery_records(store, shared.cluster.as_ref());
         let unfinished = records
             .map(|records| storage::recover(store, records, &shared.engine, &shared.webhooks));
         if let Some(store) = store {
@@ -403,5 +403,17 @@ fn webhook_options(config: &Config) -> WebhookOptions {
         max_kept: webhooks.max_kept,
         concurrency: webhooks.concurrency,
         concurrency_per_host: webhooks.concurrency_per_host,
+    }
+}
+
+/// Returns what keeps the webhooks that are owed beyond this process.
+fn delivery_records(
+    store: Option<&Arc<DiskStore>>,
+    cluster: Option<&Arc<Cluster>>,
+) -> Option<Arc<dyn DeliveryRecords>> {
+    let own = store.map(storage::own_deliveries);
+    match cluster {
+        Some(cluster) => Some(Arc::new(ClusterDeliveries::new(cluster.clone(), own))),
+        None => own,
     }
 }

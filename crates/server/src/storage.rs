@@ -12,7 +12,6 @@ use tokenwire_store::{DiskOptions, DiskStore, OpenError};
 use tokenwire_webhooks::{DeliveryRecords, Webhooks};
 use tokio::task::unconstrained;
 
-use crate::cluster::{Cluster, ClusterDeliveries};
 use crate::config::schema::{Config, StoreKind};
 use crate::limits::{Limits, Unsettled, UsageRecords};
 
@@ -40,16 +39,9 @@ pub(crate) fn open(config: &Config) -> Result<Option<Arc<DiskStore>>, OpenError>
     Ok(Some(Arc::new(store)))
 }
 
-/// Returns what keeps the webhooks that are owed beyond this process.
-pub(crate) fn delivery_records(
-    store: Option<&Arc<DiskStore>>,
-    cluster: Option<&Arc<Cluster>>,
-) -> Option<Arc<dyn DeliveryRecords>> {
-    let own = store.map(|store| Arc::new(StoredDeliveries(store.clone())) as Arc<_>);
-    match cluster {
-        Some(cluster) => Some(Arc::new(ClusterDeliveries::new(cluster.clone(), own))),
-        None => own,
-    }
+/// Returns what keeps the webhooks that are owed on the disk.
+pub(crate) fn own_deliveries(store: &Arc<DiskStore>) -> Arc<dyn DeliveryRecords> {
+    Arc::new(StoredDeliveries(store.clone()))
 }
 
 /// Ends the generations that ran when their process died, before clients can ask for them, and goes

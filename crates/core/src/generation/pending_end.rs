@@ -8,7 +8,7 @@
 
 use bytes::Bytes;
 
-use super::writer::ended_before_head;
+use super::response_head::ended_before_head;
 use super::{Generation, log_version};
 use crate::log::{BlockRange, Epoch, ReadError, TailEnd};
 use crate::model::id::Seq;

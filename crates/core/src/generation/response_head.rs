@@ -4,6 +4,7 @@
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use crate::model::error::{ApiError, ErrorCode};
 use crate::upstream::{OpenError, UpstreamHead};
 
 /// The upstream's head, or the reason why there is none, once known.
@@ -59,4 +60,12 @@ impl ResponseHead {
         self.result.lock().get_or_insert(result);
         self.changed.notify_waiters();
     }
+}
+
+/// Returns what a request gets whose generation ended without a head.
+pub(super) fn ended_before_head() -> OpenError {
+    OpenError::Failed(ApiError::new(
+        ErrorCode::InternalError,
+        "The generation ended before its upstream answered.",
+    ))
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::writer::ended_before_head;
+use super::response_head::ended_before_head;
 use super::{Generation, Holdings, Writer, log_version};
 use crate::dialect::known_template;
 use crate::log::{Epoch, LogHeader, LogStore, LogTail, ReadPosition, StoreError, StoredLog};

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::Generation;
 use super::output_meter::{OutputBound, OutputMeter};
 use super::pending_end::PendingEnd;
+use super::response_head::ended_before_head;
 use super::tail_source::{Role, TailSource};
 use super::write_lease::WriteLease;
 use crate::dialect::known_template;
@@ -20,13 +21,6 @@ use crate::model::snapshot::{Change, Snapshot};
 use crate::model::time::unix_now;
 use crate::upstream::OpenError;
 use crate::upstream::translate::RecordWriter;
-
-pub(super) fn ended_before_head() -> OpenError {
-    OpenError::Failed(ApiError::new(
-        ErrorCode::InternalError,
-        "The generation ended before its upstream answered.",
-    ))
-}
 
 /// The right to append to a log. Dropping it seals the log.
 #[derive(Debug)]

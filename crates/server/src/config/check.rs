@@ -13,6 +13,7 @@ use super::address_check::{
 };
 use super::address_range::AddressRange;
 use super::cluster::{Cluster, is_every_address};
+use super::finding::Finding;
 use super::limits_check::check_limits;
 use super::models::Models;
 use super::schema::{Config, Hedging, KeyEntry, Replicate, Store, StoreKind, Upstream, Webhooks};
@@ -24,15 +25,6 @@ const MIN_MESSAGE: usize = 1024;
 const MAX_WORKERS: usize = 1024;
 /// Some files of each kind.
 const MIN_STORE: usize = 512 << 20;
-
-/// A value that cannot work, with its path in the tree.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Finding {
-    pub(crate) path: Vec<String>,
-    pub(crate) found: String,
-    pub(crate) expected: String,
-    pub(crate) remedy: String,
-}
 
 /// Returns everything in `config` that cannot work.
 pub(crate) fn check(config: &Config) -> Vec<Finding> {

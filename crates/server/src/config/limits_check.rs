@@ -1,7 +1,7 @@
 //! Checks of limits of clients, and of prices.
 
-use super::check::Finding;
 use super::client_limits::ClientLimits;
+use super::finding::Finding;
 use super::schema::Config;
 
 /// Returns what cannot work in the limits and prices.

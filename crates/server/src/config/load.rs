@@ -15,9 +15,10 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use self::explain::explain;
-use super::check::{Finding, check};
+use super::check::check;
 use super::environment::{Assignment, CONFIG_FILE, Environment};
 use super::file;
+use super::finding::Finding;
 use super::problem::{ConfigError, Problem, written};
 use super::schema::{Auth, Config, KeyEntry, OPENAI_BASE_URL, Upstream};
 use crate::cli::Cli;

@@ -19,6 +19,7 @@ pub mod client_limits;
 mod cluster;
 mod environment;
 mod file;
+mod finding;
 mod limits_check;
 mod load;
 pub mod models;

@@ -5,37 +5,23 @@ use std::time::Duration;
 
 use actix_web::http::header::HeaderMap;
 use futures::future::BoxFuture;
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use tokenwire_core::engine::{Admission, Meter, Metered, MeteredStart};
 use tokenwire_core::model::error::{ApiError, ErrorCode};
+use tokenwire_core::model::id::Owner;
 use tokenwire_core::model::usage::TokenUsage;
 
 use super::cost::cost;
 use super::estimate::input_tokens;
 use super::headers::write_headers;
+use super::parties::Parties;
 use super::rate;
 use super::reservation::{Reservation, State};
 use super::shared_counters::SharedCounters;
-use super::subject::{Amount, Counters, Moment, Subject, SubjectId, check_size};
+use super::subject::{Amount, Moment, SubjectId, check_size};
 use super::table::Limits;
-use super::usage_table::RowKey;
+use super::usage_table::{RowKey, name_of};
 use crate::config::client_limits::{ClientLimits, Price, StoreAway};
-
-/// A key or an owner whose limits apply to a client.
-#[derive(Clone, Debug)]
-pub(super) struct Party {
-    pub(super) id: SubjectId,
-    pub(super) subject: Arc<Subject>,
-    pub(super) limits: ClientLimits,
-    pub(super) is_owner: bool,
-}
-
-/// The key and the owner of a client, where they are limited.
-#[derive(Clone, Debug)]
-pub(super) struct Parties(pub(super) [Option<Party>; 2]);
-
-/// A party and its counters, which are locked.
-pub(super) type Locked<'a> = (&'a Party, MutexGuard<'a, Counters>);
 
 /// What a request needs.
 struct Planned {
@@ -64,18 +50,34 @@ pub struct ClientMeter {
     pub(super) parties: Parties,
 }
 
-// === impl Parties ===
+// === impl Limits ===
 
-impl Parties {
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Party> {
-        self.0.iter().flatten()
+impl Limits {
+    /// Returns the meter of a client with this key, which has these limits of its own.
+    pub(crate) fn client(
+        self: &Arc<Self>,
+        key: Option<(Arc<str>, &ClientLimits)>,
+        owner: &Owner,
+    ) -> ClientMeter {
+        let owner = name_of(owner);
+        let of_key = key.as_ref().and_then(|(id, own)| {
+            let limits = self.per_key.lower(own);
+            self.party(limits, false, || SubjectId::Key(id.clone()))
+        });
+        let of_owner = self.party(self.per_owner, true, || SubjectId::Owner(owner.clone()));
+        ClientMeter {
+            limits: self.clone(),
+            key: key.map(|(id, _)| id),
+            owner,
+            parties: Parties([of_key, of_owner]),
+        }
     }
 
-    /// Locks the counters: the key's before the owner's, so that no two requests wait for each other.
-    pub(super) fn lock(&self) -> [Option<Locked<'_>>; 2] {
-        self.0
-            .each_ref()
-            .map(|party| party.as_ref().map(|party| (party, party.subject.lock())))
+    /// Returns the meter of clients without a credential, where those are counted: if owners are
+    /// limited, or models have prices.
+    pub(crate) fn anonymous(self: &Arc<Self>) -> Option<ClientMeter> {
+        let counts = !self.per_owner.is_empty() || !self.prices().0.is_empty();
+        counts.then(|| self.client(None, &Owner::Anonymous))
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokenwire_core::model::error::{ApiError, ErrorCode};
 
-use super::shared_counters::NoRoom;
+use super::shared_use::NoRoom;
 use crate::config::client_limits::ClientLimits;
 
 /// The limits that refuse requests.

@@ -8,8 +8,8 @@ use tokenwire_core::generation::{Generation, OutputMeter};
 use tokenwire_core::model::id::random_id;
 use tokenwire_core::model::usage::TokenUsage;
 
-use super::client_meter::Parties;
 use super::cost::cost;
+use super::parties::Parties;
 use super::shared_counters::{SettledParty, Settlement};
 use super::subject::{Amount, Moment};
 use super::table::Limits;

@@ -22,7 +22,8 @@ use tokenwire_store::redis::{RedisClient, RedisError};
 use tokio::runtime::Handle;
 
 use super::calendar::Day;
-use super::client_meter::Parties;
+use super::parties::Parties;
+use super::shared_use::{NoRoom, SharedUse};
 use super::subject::{Amount, Moment, SubjectId};
 use super::usage_table::{RowKey, Usage, UsageTable};
 use crate::config::client_limits::{ClientLimits, StoreAway};
@@ -207,26 +208,6 @@ pub(super) struct SharedCounters {
 struct Renewed {
     local: u64,
     in_redis: u64,
-}
-
-/// Why all nodes together have no room for a request.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct NoRoom {
-    /// Index of the party that has none.
-    pub(super) party: usize,
-    /// `streams`, `requests`, `tokens` or the name of a budget.
-    pub(super) why: String,
-    pub(super) wait: Duration,
-}
-
-/// What all nodes use together.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct SharedUse {
-    pub(super) requests: Duration,
-    pub(super) tokens: Duration,
-    pub(super) spent_today: u64,
-    pub(super) spent_this_month: u64,
-    pub(super) held_elsewhere: u64,
 }
 
 /// An admission's reply: what each party uses, and whether there was room.

@@ -9,7 +9,7 @@ use tokenwire_core::model::error::ApiError;
 use super::calendar::{Day, today};
 use super::rate::{self, Rate};
 use super::refusals::{LimitKind, LimitName, Refusals};
-use super::shared_counters::SharedUse;
+use super::shared_use::SharedUse;
 use crate::config::client_limits::ClientLimits;
 
 /// How long a key or an owner counts as in use after a request, in nanoseconds.

@@ -13,14 +13,14 @@ use tokenwire_core::model::usage::TokenUsage;
 use tokenwire_store::redis::RedisClient;
 
 use super::calendar::{Day, today};
-use super::client_meter::{ClientMeter, Parties, Party};
 use super::cost::cost;
+use super::parties::Party;
 use super::rate;
 use super::refusals::{LimitKind, Refusals};
 use super::shared_counters::{SettledParty, Settlement, SharedCounters};
 use super::subject::{Subject, SubjectId};
 use super::usage_records::{PREFIX, Record, RecordsWriter, RunningRecord, UsageRecords};
-use super::usage_table::{Grouping, RowKey, Usage, UsageRow, UsageTable, name_of};
+use super::usage_table::{Grouping, RowKey, Usage, UsageRow, UsageTable};
 use crate::config::client_limits::{ClientLimits, Overrun, Prices, StoreAway};
 use crate::config::schema::Config;
 
@@ -32,8 +32,8 @@ const SWEEP: u32 = 60;
 /// The limits of all clients, with their counters. All workers share one.
 #[derive(Debug)]
 pub struct Limits {
-    per_key: ClientLimits,
-    per_owner: ClientLimits,
+    pub(super) per_key: ClientLimits,
+    pub(super) per_owner: ClientLimits,
     reserve_output: u64,
     on_overrun: Overrun,
     prices: Prices,
@@ -83,34 +83,7 @@ impl Limits {
         })
     }
 
-    /// Returns the meter of a client with this key, which has these limits of its own.
-    pub(crate) fn client(
-        self: &Arc<Self>,
-        key: Option<(Arc<str>, &ClientLimits)>,
-        owner: &Owner,
-    ) -> ClientMeter {
-        let owner = name_of(owner);
-        let of_key = key.as_ref().and_then(|(id, own)| {
-            let limits = self.per_key.lower(own);
-            self.party(limits, false, || SubjectId::Key(id.clone()))
-        });
-        let of_owner = self.party(self.per_owner, true, || SubjectId::Owner(owner.clone()));
-        ClientMeter {
-            limits: self.clone(),
-            key: key.map(|(id, _)| id),
-            owner,
-            parties: Parties([of_key, of_owner]),
-        }
-    }
-
-    /// Returns the meter of clients without a credential, where those are counted: if owners are
-    /// limited, or models have prices.
-    pub(crate) fn anonymous(self: &Arc<Self>) -> Option<ClientMeter> {
-        let counts = !self.per_owner.is_empty() || !self.prices.0.is_empty();
-        counts.then(|| self.client(None, &Owner::Anonymous))
-    }
-
-    fn party(
+    pub(super) fn party(
         &self,
         limits: ClientLimits,
         is_owner: bool,

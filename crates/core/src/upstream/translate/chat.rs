@@ -280,12 +280,16 @@ impl ChatTranslator {
             // two gets it.
             self.release_held(records);
         }
-        if self.ends_early {
-            records.leave_closing_numbers();
-        }
         let mut choices = std::mem::take(&mut self.choices);
         for (index, choice) in &mut choices.0 {
             self.close(*index, choice, complete, records);
+        }
+        if self.ends_early {
+            // The numbers are those right before the terminal event.
+            if records.pending() > 0 {
+                records.record(None);
+            }
+            records.leave_closing_numbers();
         }
         let usage = self.total_usage().map(Usage::to_responses);
         records.event(EventKind::End(Outcome {
