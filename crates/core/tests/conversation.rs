@@ -18,9 +18,8 @@ use tokenwire_core::log::LogLimits;
 use tokenwire_core::model::error::{ApiError, ErrorCode};
 use tokenwire_core::model::id::{GenerationId, Owner};
 use tokenwire_core::model::snapshot::Api;
-use tokenwire_core::upstream::Target;
 use tokenwire_core::upstream::translate::BodyEnd;
-use tokenwire_testkit::{Call, ScriptedUpstream, TestEngine, no_timeouts, settle};
+use tokenwire_testkit::{Call, ScriptedUpstream, TestEngine, scripted_target, settle};
 use tokio::time::Instant;
 
 const HOUR: Duration = Duration::from_secs(60 * 60);
@@ -33,15 +32,7 @@ struct World {
 
 impl World {
     fn new(limits: HistoryLimits) -> Self {
-        let upstream = ScriptedUpstream::new(Target {
-            model: "scripted".to_owned(),
-            upstream_model: None,
-            api: Api::Chat,
-            timeouts: no_timeouts(),
-            endpoint: 0,
-            queued: false,
-            reservation: Default::default(),
-        });
+        let upstream = ScriptedUpstream::new(scripted_target(Api::Chat));
         let shared = Engine::builder()
             .retention(Retention {
                 events: Duration::from_secs(600),

@@ -24,9 +24,10 @@ use tokenwire_core::model::error::{ApiError, ErrorCode};
 use tokenwire_core::model::id::{GenerationId, Owner, Seq};
 use tokenwire_core::model::record::RecordBatch;
 use tokenwire_core::model::snapshot::Api;
-use tokenwire_core::upstream::Target;
 use tokenwire_core::upstream::translate::BodyEnd;
-use tokenwire_testkit::{EngineOptions, Reader, ScriptedUpstream, TestEngine, no_timeouts, settle};
+use tokenwire_testkit::{
+    EngineOptions, Reader, ScriptedUpstream, TestEngine, scripted_target, settle,
+};
 use tokio::sync::Notify;
 
 /// Where a test says that a generation is.
@@ -119,15 +120,7 @@ impl GenerationSource for FakeSource {
 
 /// An engine that knows no generation but those of the source.
 fn engine(source: &Arc<FakeSource>) -> (Engine, ScriptedUpstream) {
-    let upstream = ScriptedUpstream::new(Target {
-        model: "scripted".to_owned(),
-        upstream_model: None,
-        api: Api::Chat,
-        timeouts: no_timeouts(),
-        endpoint: 0,
-        queued: false,
-        reservation: Default::default(),
-    });
+    let upstream = ScriptedUpstream::new(scripted_target(Api::Chat));
     let shared = Engine::builder()
         .source(source.clone())
         .sweep_interval(None)

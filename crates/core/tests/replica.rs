@@ -20,10 +20,9 @@ use tokenwire_core::log::{FlushOptions, LogStore, MemoryStore, StoreError};
 use tokenwire_core::model::error::ErrorCode;
 use tokenwire_core::model::id::Seq;
 use tokenwire_core::model::snapshot::{Api, Status};
-use tokenwire_core::upstream::Target;
 use tokenwire_core::upstream::translate::BodyEnd;
 use tokenwire_testkit::{
-    Call, Fault, FaultyStore, Operation, ScriptedUpstream, TestEngine, no_timeouts,
+    Call, Fault, FaultyStore, Operation, ScriptedUpstream, TestEngine, scripted_target,
 };
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
@@ -86,15 +85,7 @@ impl Node {
     }
 
     fn over(running: Replicated, logs: Arc<MemoryStore>, max_bytes: usize) -> Self {
-        let upstream = ScriptedUpstream::new(Target {
-            model: "scripted".to_owned(),
-            upstream_model: None,
-            api: Api::Chat,
-            timeouts: no_timeouts(),
-            endpoint: 0,
-            queued: false,
-            reservation: Default::default(),
-        });
+        let upstream = ScriptedUpstream::new(scripted_target(Api::Chat));
         let store = Arc::new(FaultyStore::new(logs, 1));
         let lease = Arc::new(ScriptedLease::default());
         let builder = Engine::builder().sweep_interval(None);

@@ -31,10 +31,10 @@ use tokenwire_core::model::id::{GenerationId, Owner, Seq};
 use tokenwire_core::model::include::Form;
 use tokenwire_core::model::record::RecordBatch;
 use tokenwire_core::model::snapshot::{Api, Status};
-use tokenwire_core::upstream::Target;
 use tokenwire_core::upstream::translate::BodyEnd;
 use tokenwire_testkit::{
-    Call, Fault, FaultyStore, Operation, Reader, ScriptedUpstream, TestEngine, no_timeouts, settle,
+    Call, Fault, FaultyStore, Operation, Reader, ScriptedUpstream, TestEngine, scripted_target,
+    settle,
 };
 use tokio::time::Instant;
 
@@ -60,15 +60,7 @@ impl Process {
         options: impl FnOnce(EngineBuilder) -> EngineBuilder,
         flusher: Option<Flusher>,
     ) -> Self {
-        let upstream = ScriptedUpstream::new(Target {
-            model: "scripted".to_owned(),
-            upstream_model: None,
-            api,
-            timeouts: no_timeouts(),
-            endpoint: 0,
-            queued: false,
-            reservation: Default::default(),
-        });
+        let upstream = ScriptedUpstream::new(scripted_target(api));
         let limits = LogLimits {
             bytes: 1 << 26,
             events: 1 << 20,

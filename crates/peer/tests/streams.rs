@@ -22,10 +22,9 @@ use tokenwire_core::log::LogLimits;
 use tokenwire_core::model::error::{ApiError, ErrorCode};
 use tokenwire_core::model::id::{GenerationId, Owner, Seq};
 use tokenwire_core::model::snapshot::{Api, Status};
-use tokenwire_core::upstream::Target;
 use tokenwire_core::upstream::translate::BodyEnd;
 use tokenwire_peer::{Address, Client, KeyAnswer, Secret, Server};
-use tokenwire_testkit::{Call, Reader, ScriptedUpstream, TestEngine, no_timeouts};
+use tokenwire_testkit::{Call, Reader, ScriptedUpstream, TestEngine, scripted_target};
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
@@ -57,15 +56,7 @@ fn engine(
     grace: Duration,
     source: Option<Arc<dyn GenerationSource>>,
 ) -> (SharedEngine, Engine, ScriptedUpstream) {
-    let upstream = ScriptedUpstream::new(Target {
-        model: "scripted".to_owned(),
-        upstream_model: None,
-        api: Api::Chat,
-        timeouts: no_timeouts(),
-        endpoint: 0,
-        queued: false,
-        reservation: Default::default(),
-    });
+    let upstream = ScriptedUpstream::new(scripted_target(Api::Chat));
     let limits = LogLimits {
         bytes: 1 << 26,
         events: 1 << 20,

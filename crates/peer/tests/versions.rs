@@ -24,11 +24,10 @@ use tokenwire_core::model::error::ApiError;
 use tokenwire_core::model::id::{GenerationId, Owner};
 use tokenwire_core::model::include::Form;
 use tokenwire_core::model::snapshot::{Api, Status};
-use tokenwire_core::upstream::Target;
 use tokenwire_core::upstream::translate::BodyEnd;
 use tokenwire_peer::{Address, Client, Secret, Server};
 use tokenwire_store::{DiskOptions, DiskStore};
-use tokenwire_testkit::{Call, Reader, ScriptedUpstream, TestEngine, no_timeouts};
+use tokenwire_testkit::{Call, Reader, ScriptedUpstream, TestEngine, scripted_target};
 use tokio::time::timeout;
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -77,15 +76,7 @@ impl Process {
     /// Starts a process that reads the streams of another one.
     fn start(path: &Path, formats: Formats, other: Option<&Self>) -> Self {
         let store = store(path, formats);
-        let upstream = ScriptedUpstream::new(Target {
-            model: "scripted".to_owned(),
-            upstream_model: None,
-            api: Api::Responses,
-            timeouts: no_timeouts(),
-            endpoint: 0,
-            queued: false,
-            reservation: Default::default(),
-        });
+        let upstream = ScriptedUpstream::new(scripted_target(Api::Responses));
         let client = |other: &Self| Client::new("other", other.address.clone()).formats(formats);
         let source = Source {
             own: StoredSource::new(store.clone(), PATIENCE),

@@ -303,13 +303,7 @@ async fn what_a_failed_sync_may_have_lost_is_written_again() {
     ended.extend(run(&gateway, 1, "tokens=20 text=count").await);
     stored(&gateway, 7).await;
     store_is(&gateway, "ready").await;
-    // Two rounds of syncs later everything is durable.
-    let synced = world.disk.calls(DiskOperation::Sync);
-    eventually("further syncs", async || {
-        run(&gateway, 1, "tokens=1").await;
-        world.disk.calls(DiskOperation::Sync) >= synced + 8
-    })
-    .await;
+    all_synced(&gateway, &world).await;
     drop(gateway);
     world.disk.lose_power();
     let gateway = world.start("").await;

@@ -30,6 +30,20 @@ pub fn no_timeouts() -> Timeouts {
     }
 }
 
+/// Returns the target of a [`ScriptedUpstream`]: one endpoint of this API, without timeouts.
+#[must_use]
+pub fn scripted_target(api: Api) -> Target {
+    Target {
+        model: "scripted".to_owned(),
+        upstream_model: None,
+        api,
+        timeouts: no_timeouts(),
+        endpoint: 0,
+        queued: false,
+        reservation: Default::default(),
+    }
+}
+
 /// Runs every task until all of them wait. Needs tokio's paused clock, which moves (here by a
 /// millisecond) only when no task can run.
 pub async fn settle() {
@@ -102,13 +116,8 @@ impl TestEngine {
     #[must_use]
     pub fn new(options: EngineOptions) -> Self {
         let target = Target {
-            model: "scripted".to_owned(),
-            upstream_model: None,
-            api: options.api,
             timeouts: options.timeouts,
-            endpoint: 0,
-            queued: false,
-            reservation: Default::default(),
+            ..scripted_target(options.api)
         };
         let upstream = ScriptedUpstream::new(target);
         Self::over(options, Arc::new(upstream.clone()), upstream)

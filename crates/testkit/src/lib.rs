@@ -41,7 +41,7 @@ mod redis_server;
 mod upstream;
 
 pub use audit::Audit;
-pub use engine::{EngineOptions, TestEngine, no_timeouts, settle};
+pub use engine::{EngineOptions, TestEngine, no_timeouts, scripted_target, settle};
 pub use faulty_store::{Fault, FaultyStore, Operation};
 pub use framing::{JsonLines, Line};
 pub use reader::Reader;

@@ -48,8 +48,7 @@ impl Identity {
             Arc::new(Scope::new(
                 move |name| {
                     let (key, ticket) = &models;
-                    let by_key = key.as_ref().is_none_or(|key| key.rights.has_model(name));
-                    by_key && ticket.has_model(name)
+                    may_use(key.as_deref(), Some(ticket), name)
                 },
                 move |name| {
                     let key = upstreams.as_ref();
@@ -84,15 +83,7 @@ impl Identity {
     /// Whether it may use the model that clients call so.
     #[must_use]
     pub fn has_model(&self, name: &str) -> bool {
-        let by_key = self
-            .key
-            .as_ref()
-            .is_none_or(|key| key.rights.has_model(name));
-        by_key
-            && self
-                .ticket
-                .as_ref()
-                .is_none_or(|ticket| ticket.has_model(name))
+        may_use(self.key.as_deref(), self.ticket.as_deref(), name)
     }
 
     /// Whether it may use the upstream of this name.
@@ -205,6 +196,12 @@ impl Identity {
             None => Issuer::Open,
         }
     }
+}
+
+/// Whether both the key and the ticket, where there is one, may use the model that clients call so.
+fn may_use(key: Option<&Key>, ticket: Option<&Ticket>, model: &str) -> bool {
+    key.is_none_or(|key| key.rights.has_model(model))
+        && ticket.is_none_or(|ticket| ticket.has_model(model))
 }
 
 /// Admits what a credential starts while it is valid: a socket outlives the check of its request.

@@ -5,9 +5,8 @@ use futures::future::BoxFuture;
 use futures::task::noop_waker;
 use tokenwire_core::engine::{GenerationSource, Located};
 use tokenwire_core::model::snapshot::Api;
-use tokenwire_core::upstream::Target;
 use tokenwire_core::upstream::translate::BodyEnd;
-use tokenwire_testkit::{ScriptedUpstream, no_timeouts};
+use tokenwire_testkit::{ScriptedUpstream, scripted_target};
 use tokio::sync::Notify;
 
 use super::*;
@@ -28,15 +27,7 @@ impl GenerationSource for SlowSource {
 }
 
 fn session() -> (SocketSession, Arc<SlowSource>, ScriptedUpstream) {
-    let upstream = ScriptedUpstream::new(Target {
-        model: "scripted".to_owned(),
-        upstream_model: None,
-        api: Api::Chat,
-        timeouts: no_timeouts(),
-        endpoint: 0,
-        queued: false,
-        reservation: Default::default(),
-    });
+    let upstream = ScriptedUpstream::new(scripted_target(Api::Chat));
     let source = Arc::new(SlowSource::default());
     let shared = Engine::builder()
         .source(source.clone())
