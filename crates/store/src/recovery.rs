@@ -3,7 +3,7 @@
 //! Each folder whose lock is free is taken. Its kept files are used where they are. Logs that ran
 //! are found in its journal, up to their last good frame.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs;
 use std::io;
 use std::path::Path;
@@ -46,13 +46,26 @@ pub(crate) struct Recovered {
     pub(crate) unreadable: usize,
     /// The highest version of logs that all processes read whose folders are locked.
     pub(crate) others_read: Option<u8>,
+    /// Running logs of which only the first part of a copy was found.
+    pub(crate) partial: HashSet<IdKey>,
 }
 
 /// A log of a journal, while it is read.
 struct JournalLog {
     log: RunningLog,
+    /// Where the copy of the log ends that it was begun with, if not all of that was found yet.
+    missing: Option<CopyEnd>,
+    /// A later copy of the log, of which not all was found yet.
+    copy: Option<(RunningLog, CopyEnd)>,
     /// When it ended, if the journal says so.
     ended: Option<u64>,
+}
+
+/// Where the last frame of a log ends that was written again as a whole.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct CopyEnd {
+    file: FileId,
+    offset: u64,
 }
 
 /// Takes all folders that no process holds, and reads them.
@@ -255,7 +268,8 @@ impl Recovered {
     /// Adds a log of a journal, unless it has ended. One whose end is lost, as after a loss of power,
     /// has to be ended again. `last_end` is when the last one of its process ended.
     fn running(&mut self, found: JournalLog, last_end: Option<u64>, options: &DiskOptions) {
-        let JournalLog { log, ended } = found;
+        let is_partial = found.missing.is_some();
+        let JournalLog { log, ended, .. } = found;
         let key = self.index.key(&log.header.meta.id);
         if self.index.is_deleted(key) {
             return;
@@ -273,14 +287,21 @@ impl Recovered {
             // What it ended with is kept; an object alone does not say that it ended.
             Some(Entry::Kept(kept)) if kept.log.is_some() || ended.is_some() => return,
             Some(Entry::Running(other)) => {
+                // What a copy was made of is kept until the copy is durable.
                 let progress = |log: &RunningLog| (log.epoch_ends.len(), log.end);
-                if progress(other) >= progress(&log) {
+                let other = (!self.partial.contains(&key), progress(other));
+                if other >= (!is_partial, progress(&log)) {
                     return;
                 }
                 self.index.take_running(key);
             }
             None if removed => return,
             _ => {}
+        }
+        if is_partial {
+            self.partial.insert(key);
+        } else {
+            self.partial.remove(&key);
         }
         self.index.insert_running(key, log);
     }
@@ -324,7 +345,6 @@ impl Journal {
             later,
             last_end,
         } = self;
-        let length = file.len();
         each_frame(file, |offset, head, body| {
             let Ok(place) = u32::try_from(offset) else {
                 return;
@@ -338,12 +358,11 @@ impl Journal {
                     let Ok(log) = entry_body::decode::<LogHead>(body) else {
                         return;
                     };
-                    // One that was not written to its end leaves the earlier frames as they are.
-                    let end = (offset + head.frame_len()) as u64 + log.chunks_len();
-                    let known = logs.contains_key(&head.log);
-                    if end > length && known {
-                        return;
-                    }
+                    let copied = log.chunks_len();
+                    let end = CopyEnd {
+                        file: file.id,
+                        offset: (offset + head.frame_len()) as u64 + copied,
+                    };
                     later.remove(&head.log);
                     match log.header(read) {
                         Ok(header) if index.has_ended(&header.meta.id) => {
@@ -353,11 +372,19 @@ impl Journal {
                             let mut running = RunningLog::new(Arc::new(header), 0);
                             running.epoch_ends = log.epoch_ends.into_iter().map(Seq).collect();
                             running.pinned.push(file.id);
-                            let found = JournalLog {
-                                log: running,
-                                ended: None,
-                            };
-                            logs.insert(head.log, found);
+                            match logs.get_mut(&head.log) {
+                                // Power may be lost before all of the copy is durable.
+                                Some(known) if copied > 0 => known.copy = Some((running, end)),
+                                _ => {
+                                    let found = JournalLog {
+                                        log: running,
+                                        missing: (copied > 0).then_some(end),
+                                        copy: None,
+                                        ended: None,
+                                    };
+                                    logs.insert(head.log, found);
+                                }
+                            }
                         }
                         Err(StoreError::UnknownVersion { .. }) => {
                             logs.remove(&head.log);
@@ -371,7 +398,7 @@ impl Journal {
                 }
                 Kind::Records => {
                     if let Some(found) = logs.get_mut(&head.log) {
-                        extend(&mut found.log, body, place, head.frame_len());
+                        found.extend(body, place, head.frame_len());
                     } else if let Some(files) = later.get_mut(&head.log) {
                         files.insert(file.id);
                     }
@@ -395,16 +422,37 @@ impl Journal {
     }
 }
 
-/// Adds a frame to a log, if it follows the one before. After a damaged frame none does.
-fn extend(log: &mut RunningLog, body: &[u8], place: Place, length: usize) {
+impl JournalLog {
+    /// Adds a frame.
+    fn extend(&mut self, body: &[u8], place: Place, length: usize) {
+        let end = CopyEnd {
+            file: place.file,
+            offset: u64::from(place.offset) + length as u64,
+        };
+        if extend(&mut self.log, body, place, length) && self.missing == Some(end) {
+            self.missing = None;
+        }
+        if let Some((mut log, copy_end)) = self.copy.take() {
+            if extend(&mut log, body, place, length) && copy_end == end {
+                (self.log, self.missing) = (log, None);
+            } else {
+                self.copy = Some((log, copy_end));
+            }
+        }
+    }
+}
+
+/// Adds a frame to a log, if it follows the one before. After a damaged frame none does. Returns
+/// whether it was added.
+fn extend(log: &mut RunningLog, body: &[u8], place: Place, length: usize) -> bool {
     let Ok((first, records)) = entry_body::records(body) else {
-        return;
+        return false;
     };
     if first != log.end {
-        return;
+        return false;
     }
     let Ok(batch) = RecordBatch::parse(first, records.to_vec()) else {
-        return;
+        return false;
     };
     log.end = batch.end_seq();
     log.chunks.push(Chunk {
@@ -415,4 +463,5 @@ fn extend(log: &mut RunningLog, body: &[u8], place: Place, length: usize) {
     if log.pinned.last() != Some(&place.file) {
         log.pinned.push(place.file);
     }
+    true
 }
