@@ -51,6 +51,8 @@ pub(super) struct Known {
     /// that number, and its payload.
     frames: BTreeMap<(View, u64, usize), String>,
     pub(super) connections: Vec<Connection>,
+    /// How many clients were told of it that have read nothing.
+    pub(super) silent: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,6 +105,7 @@ impl Model {
             calls: Vec::new(),
             frames: BTreeMap::new(),
             connections: Vec::new(),
+            silent: 0,
         });
         self.generations.len() - 1
     }

@@ -47,6 +47,7 @@ impl Session {
         let view = self.draw(View::draw);
         if self.draw(|dice| dice.chance(10)) {
             // It never reads.
+            self.world.model.lock().generations[number].silent += 1;
             return;
         }
         let from = (started.guard, Seq(0));

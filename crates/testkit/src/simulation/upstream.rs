@@ -183,11 +183,20 @@ impl TokenStream for Body {
 
 /// Returns the answer's text in one event of either API; `None` for what is not part of an answer.
 fn text(data: &[u8]) -> Option<String> {
-    let event: Value = serde_json::from_slice(data).ok()?;
-    let text = match event["type"].as_str() {
-        Some("response.output_text.delta") => &event["delta"],
-        Some(_) => &Value::Null,
-        None => &event.get("choices")?[0]["delta"]["content"],
-    };
-    Some(text.as_str().unwrap_or_default().to_owned())
+    if let Ok(event) = serde_json::from_slice::<Value>(data)
+        && let Some(kind) = event["type"].as_str()
+    {
+        let delta = event["delta"]
+            .as_str()
+            .filter(|_| kind == "response.output_text.delta");
+        return Some(delta.unwrap_or_default().to_owned());
+    }
+    // A fault may stand right after a chunk, which is read all the same.
+    let values = serde_json::Deserializer::from_slice(data).into_iter::<Value>();
+    let chunks = values.map_while(Result::ok);
+    let texts = chunks.filter_map(|chunk| {
+        let content = &chunk.get("choices")?[0]["delta"]["content"];
+        Some(content.as_str().unwrap_or_default().to_owned())
+    });
+    texts.reduce(|text, next| text + &next)
 }

@@ -27,16 +27,16 @@ impl Abandoned {
             let alone = found.filter(|generation| {
                 !generation.is_over() && generation.readers() == 0 && !generation.meta().background
             });
-            // A reader that came and left in between has made a connection.
-            let connections = known.connections.len();
+            // Some clients came and left in between.
+            let clients = known.connections.len() + known.silent;
             match (alone, self.0.get(&number)) {
                 (None, _) => drop(self.0.remove(&number)),
-                (Some(_), Some((before, since))) if *before == connections => {
+                (Some(_), Some((before, since))) if *before == clients => {
                     if now.duration_since(*since) > world.plan.grace {
                         return Some(number);
                     }
                 }
-                (Some(_), _) => drop(self.0.insert(number, (connections, now))),
+                (Some(_), _) => drop(self.0.insert(number, (clients, now))),
             }
         }
         None
