@@ -7,5 +7,6 @@
 
 mod sse;
 
+#[cfg(feature = "openai")]
 pub(crate) use sse::append;
 pub use sse::{Flow, SseDecoder, SseEvent, SseOverflow};

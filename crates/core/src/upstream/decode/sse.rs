@@ -77,12 +77,22 @@ const KEPT: usize = 4096;
 const LARGE: usize = 64 * 1024;
 
 /// Appends bytes to a buffer that is one of many.
+#[inline]
 pub(crate) fn append(buffer: &mut Vec<u8>, bytes: &[u8]) {
-    let length = buffer.len() + bytes.len();
-    if length > buffer.capacity() && length >= LARGE {
-        buffer.reserve_exact(bytes.len().max(buffer.len() / 4));
+    if bytes.len() > buffer.capacity() - buffer.len() {
+        grow(buffer, bytes.len());
     }
     buffer.extend_from_slice(bytes);
+}
+
+/// Makes room for this many bytes.
+#[cold]
+fn grow(buffer: &mut Vec<u8>, bytes: usize) {
+    if buffer.len() + bytes >= LARGE {
+        buffer.reserve_exact(bytes.max(buffer.len() / 4));
+    } else {
+        buffer.reserve(bytes);
+    }
 }
 
 impl SseDecoder {
