@@ -7,8 +7,9 @@
     reason = "a case that goes wrong must not give a figure"
 )]
 
-use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use futures::FutureExt as _;
@@ -226,14 +227,27 @@ impl TestBed {
     }
 }
 
+/// Whether a reader that made way for others is to be polled again.
+static IS_WOKEN: AtomicBool = AtomicBool::new(false);
+static WAKER: LazyLock<Waker> = LazyLock::new(|| Waker::from(Arc::new(Woken)));
+
+struct Woken;
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        IS_WOKEN.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Reads everything available. Returns the byte count and whether the end was reached.
 fn drain(subscription: &mut Subscription) -> (usize, bool) {
-    let mut context = Context::from_waker(Waker::noop());
+    let mut context = Context::from_waker(&WAKER);
     let mut bytes = 0;
     loop {
         match subscription.poll_next(&mut context) {
             Poll::Ready(Some(Ok(piece))) => bytes += piece.len(),
             Poll::Ready(None) => return (bytes, true),
+            Poll::Pending if IS_WOKEN.swap(false, Ordering::Relaxed) => {}
             Poll::Pending => return (bytes, false),
             Poll::Ready(Some(Err(error))) => panic!("{error}"),
         }
