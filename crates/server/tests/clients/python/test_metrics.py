@@ -17,8 +17,9 @@ FORMATS = {"text/plain": parse_text, OPEN_METRICS: parse_open_metrics}
 LABELS = {
     "api": "chat|responses",
     "clock": "connect|first_token|between_tokens|total",
-    "kind": "bodies|messages|queued|inputs|requests|logs|objects|frames|reserved",
+    "kind": "bodies|messages|queued|inputs|requests|logs|objects|frames|reserved|input|cached|output",
     "le": r"[0-9.]+|\+Inf",
+    "limit": "requests|tokens|streams|budget|size|price",
     "model": "simulator|other",
     "result": "hit|miss|coalesced|bypass",
     "status": "completed|incomplete|failed|cancelled",
