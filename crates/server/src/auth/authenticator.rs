@@ -1,17 +1,20 @@
 //! Checks credentials against the keys, and follows changes of the file of keys.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use actix_web::http::header::HeaderMap;
 use parking_lot::{Mutex, RwLock};
 use tokenwire_core::model::error::ApiError;
+use tokenwire_core::model::id::Owner;
 
 use super::credential::{credential, invalid};
 use super::identity::{Identity, expired};
+use super::jwt_issuers::JwtIssuers;
 use super::key::{Key, Rights};
 use super::keyring::Keyring;
 use super::keys_file::{KeysFile, KeysFileError, Version};
+use super::ticket::TokenRights;
 use crate::config::auth::{Auth, KeyEntry};
 use crate::key_hash::KeyHash;
 
@@ -26,6 +29,7 @@ pub struct Authenticator {
     /// Keys that do not change while the process runs.
     fixed: Vec<Rights>,
     file: Option<Mutex<WatchedFile>>,
+    issuers: JwtIssuers,
 }
 
 #[derive(Debug)]
@@ -50,7 +54,7 @@ impl Authenticator {
         }
         let fixed = rights(&config.keys);
         let file = config.keys_file.as_ref().map(KeysFile::at);
-        Self::new(fixed, file).map(Some)
+        Self::new(fixed, file, JwtIssuers::of(&config.jwt)).map(Some)
     }
 
     /// Returns the authenticator of one key with all rights, whose owner is the anonymous one.
@@ -61,15 +65,20 @@ impl Authenticator {
             keys: RwLock::new(Arc::new(Keyring::new(fixed.clone(), &Keyring::default()))),
             fixed,
             file: None,
+            issuers: JwtIssuers::default(),
         }
     }
 
-    fn new(fixed: Vec<Rights>, file: Option<KeysFile>) -> Result<Self, KeysFileError> {
+    fn new(
+        fixed: Vec<Rights>,
+        file: Option<KeysFile>,
+        issuers: JwtIssuers,
+    ) -> Result<Self, KeysFileError> {
         let mut all = fixed.clone();
         let mut watched = None;
         if let Some(file) = file {
             let seen = file.version()?;
-            all.extend(rights(&file.read()?));
+            all.extend(below_no_issuer(rights(&file.read()?), &issuers));
             watched = Some(Mutex::new(WatchedFile {
                 file,
                 seen,
@@ -80,6 +89,7 @@ impl Authenticator {
             keys: RwLock::new(Arc::new(Keyring::new(all, &Keyring::default()))),
             fixed,
             file: watched,
+            issuers,
         })
     }
 
@@ -88,11 +98,14 @@ impl Authenticator {
     /// # Errors
     /// `invalid_api_key` for a credential that is missing, wrong or expired, and
     /// `ambiguous_credential` for two that differ.
-    pub(crate) fn identify(&self, headers: &HeaderMap) -> Result<Identity, ApiError> {
+    pub(crate) async fn identify(&self, headers: &HeaderMap) -> Result<Identity, ApiError> {
         let Some(given) = credential(headers)? else {
             let message = "The request has no credential. Send 'Authorization: Bearer <key>'.";
             return Err(invalid(message));
         };
+        if self.issuers.takes(given) {
+            return self.issuers.check(given).await.map(Identity::of_key);
+        }
         let hash = KeyHash::of(given);
         let keys = self.keys.read();
         let Some(key) = keys.find(&hash) else {
@@ -102,6 +115,16 @@ impl Authenticator {
             return Err(expired());
         }
         Ok(Identity::of_key(key.clone()))
+    }
+
+    /// Returns what stands for the token that a ticket was made with, until this time. `None` if its
+    /// issuer is not configured any more.
+    pub(super) fn key_of_token(
+        &self,
+        token: &TokenRights,
+        expires: SystemTime,
+    ) -> Option<Arc<Key>> {
+        self.issuers.of_ticket(token, expires)
     }
 
     /// Returns the key whose hash begins so.
@@ -118,7 +141,8 @@ impl Authenticator {
         let Some(entries) = changed(watched) else {
             return;
         };
-        let all = self.fixed.iter().cloned().chain(rights(&entries));
+        let read = below_no_issuer(rights(&entries), &self.issuers);
+        let all = self.fixed.iter().cloned().chain(read);
         let earlier = self.keys.read().clone();
         let later = Arc::new(Keyring::new(all, &earlier));
         *self.keys.write() = later.clone();
@@ -180,4 +204,17 @@ fn changed(watched: &Mutex<WatchedFile>) -> Option<Vec<KeyEntry>> {
 
 fn rights(entries: &[KeyEntry]) -> Vec<Rights> {
     entries.iter().filter_map(Rights::of).collect()
+}
+
+/// Removes the keys of owners that have the name of an issuer: the owners below that name are those
+/// of its tokens.
+fn below_no_issuer(mut all: Vec<Rights>, issuers: &JwtIssuers) -> Vec<Rights> {
+    all.retain(|rights| {
+        let is_taken = matches!(&rights.owner, Owner::Named(name) if issuers.has(name));
+        if is_taken {
+            tracing::error!(key = %rights.hash.id(), "the owner of a key has the name of an issuer; it is refused");
+        }
+        !is_taken
+    });
+    all
 }

@@ -14,7 +14,7 @@ use tokenwire_ws::{SocketAccess, SocketCredential, SocketReads};
 use super::credential::invalid;
 use super::key::Key;
 use super::revocation::{Revocation, Running};
-use super::ticket::{Issuer, Right, Ticket, TicketKind, expired_ticket, late_ticket};
+use super::ticket::{Issuer, Right, Ticket, TicketKind, TokenRights, expired_ticket, late_ticket};
 use crate::config::auth::Role;
 use crate::limits::{ClientMeter, Limits, Reservation, Reserving};
 
@@ -191,9 +191,21 @@ impl Identity {
 
     /// Returns whose a ticket is that it makes.
     pub(super) fn issuer(&self) -> Issuer {
-        match &self.key {
-            Some(key) => Issuer::Key(key.rights.hash.prefix()),
-            None => Issuer::Open,
+        let Some(key) = &self.key else {
+            return Issuer::Open;
+        };
+        let rights = &key.rights;
+        match &rights.issuer {
+            Some(issuer) => Issuer::Token(Box::new(TokenRights {
+                issuer: issuer.to_string(),
+                owner: match &rights.owner {
+                    Owner::Anonymous => String::new(),
+                    Owner::Named(name) => name.to_string(),
+                },
+                role: rights.role,
+                limits: rights.limits,
+            })),
+            None => Issuer::Key(rights.hash.prefix()),
         }
     }
 }

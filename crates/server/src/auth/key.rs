@@ -33,6 +33,8 @@ pub(super) struct Rights {
     pub(super) upstreams: Vec<String>,
     pub(super) limits: ClientLimits,
     pub(super) expires: Option<SystemTime>,
+    /// The name of the issuer, if this is a token and no key.
+    pub(super) issuer: Option<Arc<str>>,
 }
 
 // === impl Rights ===
@@ -48,6 +50,7 @@ impl Rights {
             upstreams: entry.upstreams.clone(),
             limits: entry.limits,
             expires: entry.expiry(),
+            issuer: None,
         })
     }
 
@@ -61,6 +64,7 @@ impl Rights {
             upstreams: Vec::new(),
             limits: ClientLimits::default(),
             expires: None,
+            issuer: None,
         }
     }
 

@@ -8,6 +8,9 @@
 mod authenticator;
 mod credential;
 mod identity;
+mod jwk;
+mod jwks;
+mod jwt_issuers;
 mod key;
 mod keyring;
 mod keys_file;

@@ -6,6 +6,8 @@ use serde::{Deserialize, Serialize};
 use tokenwire_core::model::error::{ApiError, ErrorCode};
 use tokenwire_core::model::id::{GenerationId, Owner};
 
+use crate::config::auth::Role;
+use crate::config::client_limits::ClientLimits;
 use crate::config::models::matches;
 
 /// What a ticket says. It is sealed before it leaves the gateway.
@@ -70,14 +72,31 @@ pub(crate) enum Right {
 }
 
 /// Whose ticket it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Issuer {
     /// The key whose hash begins so.
     #[serde(rename = "k")]
     Key(u64),
+    /// A token of an issuer.
+    #[serde(rename = "j")]
+    Token(Box<TokenRights>),
     /// A client of a gateway that checks no credentials.
     #[serde(rename = "o")]
     Open,
+}
+
+/// What the holder of a token may do: no later request has the token.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct TokenRights {
+    /// The name of the issuer.
+    #[serde(rename = "n")]
+    pub(super) issuer: String,
+    #[serde(rename = "o")]
+    pub(super) owner: String,
+    #[serde(rename = "r")]
+    pub(super) role: Role,
+    #[serde(rename = "l", default, skip_serializing_if = "ClientLimits::is_empty")]
+    pub(super) limits: ClientLimits,
 }
 
 // === impl Ticket ===

@@ -118,16 +118,27 @@ impl Tickets {
         }
         let gone =
             || invalid_ticket("The key that the ticket was made with is not valid any more.");
-        match (ticket.issuer, auth) {
+        match (&ticket.issuer, auth) {
             (Issuer::Open, None) => Ok(Identity::of_ticket(None, ticket)),
             (Issuer::Key(prefix), Some(auth)) => {
-                let key = auth.key_of(prefix).ok_or_else(gone)?;
+                let key = auth.key_of(*prefix).ok_or_else(gone)?;
                 if key.is_expired() || !key.may_be(&ticket.owner()) {
                     return Err(gone());
                 }
                 Ok(Identity::of_ticket(Some(key), ticket))
             }
-            (Issuer::Open, Some(_)) | (Issuer::Key(_), None) => Err(gone()),
+            (Issuer::Token(rights), Some(auth)) => {
+                let key = auth
+                    .key_of_token(rights, ticket.expiry())
+                    .ok_or_else(gone)?;
+                if !key.may_be(&ticket.owner()) {
+                    return Err(gone());
+                }
+                Ok(Identity::of_ticket(Some(key), ticket))
+            }
+            (Issuer::Token(_), None) | (Issuer::Open, Some(_)) | (Issuer::Key(_), None) => {
+                Err(gone())
+            }
         }
     }
 

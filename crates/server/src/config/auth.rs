@@ -5,6 +5,7 @@ use std::time::SystemTime;
 use serde::{Deserialize, Serialize};
 
 use super::client_limits::ClientLimits;
+use super::jwt_issuer::JwtIssuer;
 use super::secret::Secret;
 use super::units::word;
 use crate::key_hash::KeyHash;
@@ -19,6 +20,8 @@ pub struct Auth {
     pub keys_file: Option<String>,
     /// Whether no key is made at the start where other machines reach the gateway.
     pub anonymous: bool,
+    /// Servers whose tokens are accepted.
+    pub jwt: Vec<JwtIssuer>,
     /// The key that seals tickets.
     pub tickets: TicketSecrets,
 }
@@ -85,10 +88,10 @@ pub(crate) struct KeyProblem {
 // === impl Auth ===
 
 impl Auth {
-    /// Whether keys are configured.
+    /// Whether keys or issuers of tokens are configured.
     #[must_use]
     pub fn has_keys(&self) -> bool {
-        !self.keys.is_empty() || self.keys_file.is_some()
+        !self.keys.is_empty() || self.keys_file.is_some() || !self.jwt.is_empty()
     }
 }
 

@@ -20,6 +20,7 @@ mod cluster;
 mod environment;
 mod file;
 mod finding;
+pub mod jwt_issuer;
 mod limits_check;
 mod load;
 pub mod models;
