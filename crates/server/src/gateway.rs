@@ -16,7 +16,9 @@ use tokenwire_store::DiskStore;
 use tokenwire_webhooks::{DeliveryRecords, WebhookOptions, Webhooks};
 
 use crate::allocator::return_memory;
-use crate::auth::{Authenticator, MadeKey, SharedUses, Tickets, made_key};
+use crate::auth::{
+    Authenticator, MadeKey, Revocations, SharedRevocations, SharedUses, Tickets, made_key,
+};
 use crate::cluster::{Cluster, ClusterDeliveries, ClusterSource};
 use crate::config::schema::Config;
 use crate::descriptors::refuse_without_descriptors;
@@ -108,7 +110,7 @@ impl Gateway {
             webhooks,
             simulator.as_ref().map(Simulator::base_url),
             store,
-            auth.map(Arc::new),
+            auth,
         )?;
         let store = shared.store.as_ref();
         let records = delivery_records(store, shared.cluster.as_ref());
@@ -268,7 +270,16 @@ impl Gateway {
         ));
         let memory = tokio::spawn(return_memory(shared.engine.account().clone()));
         let keys = shared.auth.clone();
-        let keys = keys.map(|auth| tokio::spawn(async move { auth.watch().await }));
+        let revocations = shared.revocations.clone();
+        let keys = tokio::spawn(async move {
+            let auth = keys.as_deref();
+            let files = async {
+                if let Some(auth) = auth {
+                    auth.watch().await;
+                }
+            };
+            tokio::join!(files, revocations.watch(auth));
+        });
         let dispatcher = tokio::spawn(shared.webhooks.clone().run());
         let limits = shared.limits.clone();
         let limits = tokio::spawn(async move { limits.run().await });
@@ -297,9 +308,7 @@ impl Gateway {
         if let Some(looking) = looking {
             looking.abort();
         }
-        if let Some(keys) = keys {
-            keys.abort();
-        }
+        keys.abort();
         checks.abort();
         ending.abort();
         memory.abort();
@@ -338,7 +347,7 @@ fn share(
     webhooks: Webhooks,
     simulator: Option<String>,
     store: Option<Arc<DiskStore>>,
-    auth: Option<Arc<Authenticator>>,
+    auth: Option<Authenticator>,
 ) -> Result<Shared, ServeError> {
     let neighbours = store.clone().map(Neighbours::new).map(Arc::new);
     let tag = neighbours.as_ref().map(|neighbours| neighbours.tag());
@@ -357,10 +366,14 @@ fn share(
         source.map(|source| (tag, source)),
         cluster.as_ref().map(|cluster| cluster.replica(&config)),
     );
+    let nodes = cluster.clone();
+    let revocations = nodes.map(|cluster| cluster as Arc<dyn SharedRevocations>);
+    let revocations = Arc::new(Revocations::of(&config, revocations));
+    let auth = auth.map(|auth| Arc::new(auth.with(revocations.clone())));
     let nodes = cluster
         .clone()
         .map(|cluster| cluster as Arc<dyn SharedUses>);
-    let tickets = Arc::new(Tickets::of(&config, nodes));
+    let tickets = Arc::new(Tickets::of(&config, nodes, revocations.clone()));
     let metrics = Metrics::new(&config, engine.registry().clone());
     let upstreams = Shared::upstreams(&config, simulator);
     metrics.collect(Upstreams(upstreams.clone()));
@@ -381,6 +394,7 @@ fn share(
         store,
         auth,
         tickets,
+        revocations,
         neighbours,
         cluster,
         limits,

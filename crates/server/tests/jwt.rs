@@ -66,7 +66,11 @@ impl Signer {
         let arguments = "genpkey -quiet -algorithm RSA -pkeyopt rsa_keygen_bits:2048 -outform DER";
         let made = Command::new("openssl").args(arguments.split(' ')).output();
         let made = made.unwrap().stdout;
-        Self::Rsa(Box::new(RsaKeyPair::from_pkcs8(&made).unwrap()))
+        Self::Rsa(Box::new(
+            RsaKeyPair::from_der(&made)
+                .or_else(|_| RsaKeyPair::from_pkcs8(&made))
+                .unwrap(),
+        ))
     }
 
     fn algorithm(&self) -> &'static str {

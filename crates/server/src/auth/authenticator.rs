@@ -4,16 +4,19 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use actix_web::http::header::HeaderMap;
+use futures::future::join_all;
 use parking_lot::{Mutex, RwLock};
 use tokenwire_core::model::error::ApiError;
 use tokenwire_core::model::id::Owner;
 
 use super::credential::{credential, invalid};
-use super::identity::{Identity, expired};
+use super::identity::{Identity, expired, revoked};
 use super::jwt_issuers::JwtIssuers;
 use super::key::{Key, Rights};
 use super::keyring::Keyring;
 use super::keys_file::{KeysFile, KeysFileError, Version};
+use super::revocation_list::Holder;
+use super::revocations::Revocations;
 use super::ticket::TokenRights;
 use crate::config::auth::{Auth, KeyEntry};
 use crate::key_hash::KeyHash;
@@ -30,6 +33,7 @@ pub struct Authenticator {
     fixed: Vec<Rights>,
     file: Option<Mutex<WatchedFile>>,
     issuers: JwtIssuers,
+    revocations: Arc<Revocations>,
 }
 
 #[derive(Debug)]
@@ -66,6 +70,7 @@ impl Authenticator {
             fixed,
             file: None,
             issuers: JwtIssuers::default(),
+            revocations: Arc::default(),
         }
     }
 
@@ -90,7 +95,16 @@ impl Authenticator {
             fixed,
             file: watched,
             issuers,
+            revocations: Arc::default(),
         })
+    }
+
+    /// Refuses what is revoked there.
+    #[must_use]
+    pub fn with(mut self, revocations: Arc<Revocations>) -> Self {
+        self.revocations = revocations;
+        self.close_listed();
+        self
     }
 
     /// Returns who sent a request with these headers.
@@ -104,17 +118,35 @@ impl Authenticator {
             return Err(invalid(message));
         };
         if self.issuers.takes(given) {
-            return self.issuers.check(given).await.map(Identity::of_key);
+            return self.of_token(given).await;
         }
         let hash = KeyHash::of(given);
         let keys = self.keys.read();
         let Some(key) = keys.find(&hash) else {
             return Err(invalid("The key is not valid."));
         };
+        if key.revocation.is_revoked() {
+            return Err(revoked());
+        }
         if key.is_expired() {
             return Err(expired());
         }
         Ok(Identity::of_key(key.clone()))
+    }
+
+    async fn of_token(&self, token: &str) -> Result<Identity, ApiError> {
+        let (key, issued) = self.issuers.check(token).await?;
+        let holder = Holder {
+            ticket: None,
+            key: Some(key.id.to_string()),
+            owners: vec![key.rights.owner.clone()],
+            issued,
+        };
+        let held = self
+            .revocations
+            .hold(&KeyHash::of(token).to_string(), holder);
+        let held = held.ok_or_else(|| invalid("The token is revoked. Get a new one."))?;
+        Ok(Identity::of_key(Arc::new(key.ended_by(held))))
     }
 
     /// Returns what stands for the token that a ticket was made with, until this time. `None` if its
@@ -125,6 +157,36 @@ impl Authenticator {
         expires: SystemTime,
     ) -> Option<Arc<Key>> {
         self.issuers.of_ticket(token, expires)
+    }
+
+    /// Returns the ids of the keys of an owner.
+    pub(super) fn keys_of(&self, owner: &Owner) -> Vec<Arc<str>> {
+        let keys = self.keys.read();
+        let own = keys.iter().filter(|key| key.rights.owner == *owner);
+        own.map(|key| key.id.clone()).collect()
+    }
+
+    /// Whether there is a key with this id.
+    pub(super) fn has_key(&self, id: &str) -> bool {
+        self.keys.read().iter().any(|key| *key.id == *id)
+    }
+
+    fn listed(&self) -> Vec<Arc<Key>> {
+        let keys = self.keys.read();
+        let listed = keys.iter().filter(|key| self.revocations.has_key(&key.id));
+        listed.cloned().collect()
+    }
+
+    /// Refuses the keys that are on the list.
+    fn close_listed(&self) {
+        for key in self.listed() {
+            key.revocation.close();
+        }
+    }
+
+    /// Revokes the keys that are on the list.
+    pub(super) async fn revoke_listed(&self) {
+        join_all(self.listed().iter().map(|key| key.revocation.revoke())).await;
     }
 
     /// Returns the key whose hash begins so.
@@ -152,7 +214,14 @@ impl Authenticator {
             revoked = gone.len(),
             "the keys were read again"
         );
-        futures::future::join_all(gone.iter().map(|key| key.revocation.revoke())).await;
+        self.close_listed();
+        // Tickets end with the key that they were made with.
+        let has_key = |id: &str| gone.iter().any(|key| *key.id == *id);
+        let tickets = self
+            .revocations
+            .revoke(|holder| holder.key.as_deref().is_some_and(has_key));
+        let keys = join_all(gone.iter().map(|key| key.revocation.revoke()));
+        tokio::join!(keys, tickets);
     }
 
     /// Follows changes of the file. Never returns.

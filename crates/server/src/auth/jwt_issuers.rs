@@ -93,11 +93,12 @@ impl JwtIssuers {
         Some(Arc::new(Key::new(rights, None)))
     }
 
-    /// Returns the rights of the holder of a token.
+    /// Returns the rights of the holder of a token, and when it was issued in Unix seconds: 0 if it
+    /// does not say so.
     ///
     /// # Errors
     /// `invalid_api_key`. The message says what is wrong with the token, and quotes nothing of it.
-    pub(super) async fn check(&self, token: &str) -> Result<Arc<Key>, ApiError> {
+    pub(super) async fn check(&self, token: &str) -> Result<(Key, u64), ApiError> {
         let malformed = || invalid("The token is malformed.");
         if token.len() > MAX_BYTES {
             return Err(invalid("The token is too long."));
@@ -133,7 +134,14 @@ impl JwtIssuers {
         verified.await.map_err(|why| invalid(why.to_string()))?;
         let expires = check_times(&claims, issuer.config.max_age)?;
         let rights = issuer.rights(&claims, expires)?;
-        Ok(Arc::new(Key::new(rights, None)))
+        let issued = claims
+            .get("iat")
+            .and_then(Value::as_f64)
+            .unwrap_or_default();
+        Ok((
+            Key::new(rights, None),
+            Duration::from_secs_f64(issued).as_secs(),
+        ))
     }
 }
 

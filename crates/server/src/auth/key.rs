@@ -100,6 +100,12 @@ impl Key {
         }
     }
 
+    /// The same key, whose requests end with this.
+    pub(super) fn ended_by(mut self, revocation: Arc<Revocation>) -> Self {
+        self.revocation = revocation;
+        self
+    }
+
     /// Whether its tickets may be this owner's: its own, one below it, or for an operator any.
     pub(super) fn may_be(&self, owner: &Owner) -> bool {
         let own = match &self.rights.owner {

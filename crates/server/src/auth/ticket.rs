@@ -34,6 +34,9 @@ pub(crate) struct Ticket {
     /// The only origin whose pages may use it.
     #[serde(rename = "g", default, skip_serializing_if = "Option::is_none")]
     pub(crate) origin: Option<String>,
+    /// When it was issued, in Unix seconds.
+    #[serde(rename = "t", default)]
+    pub(super) issued: u64,
     /// The time until which it is used first, in Unix seconds.
     #[serde(rename = "c")]
     pub(super) connect_by: u64,

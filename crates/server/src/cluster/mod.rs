@@ -13,6 +13,7 @@ mod deliveries;
 mod lease;
 mod membership;
 mod node_record;
+mod revocations;
 mod shared_logs;
 mod source;
 mod sweep;
