@@ -23,6 +23,7 @@ mod history;
 mod located;
 mod lost_stream;
 mod meter;
+mod metered_relay;
 mod observer;
 mod peer;
 mod persistence;

@@ -323,6 +323,10 @@ impl Metered for CredentialMetered {
         *self.running.lock() = revocation.map(|revocation| revocation.run(generation));
     }
 
+    fn relayed(&self, usage: Option<&str>) {
+        self.reservation.relayed(usage);
+    }
+
     fn ended(&self, end: &GenerationEnd<'_>) {
         self.running.lock().take();
         self.reservation.ended(end);

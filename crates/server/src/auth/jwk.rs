@@ -128,7 +128,7 @@ impl Jwk {
             Material::Secret(_) => matches!(algorithm, HS256 | HS384 | HS512),
         };
         let name = self.algorithm.as_deref();
-        by_kind && name.is_none_or(|name| name == format!("{algorithm:?}"))
+        by_kind && name.is_none_or(|name| algorithm.is_named(name))
     }
 
     /// Whether this is the key's signature of the message.

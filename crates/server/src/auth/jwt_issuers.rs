@@ -126,7 +126,7 @@ impl JwtIssuers {
         let algorithm = algorithms
             .iter()
             .copied()
-            .find(|algorithm| header.alg == format!("{algorithm:?}"))
+            .find(|algorithm| algorithm.is_named(&header.alg))
             .ok_or_else(|| invalid("The token's algorithm is not accepted."))?;
         let kid = header.kid.as_deref();
         let keys = &issuer.keys;

@@ -74,6 +74,15 @@ pub enum Algorithm {
     EdDSA,
 }
 
+// === impl Algorithm ===
+
+impl Algorithm {
+    /// Whether tokens and keys call it so. EdDSA has a second name (RFC 9864).
+    pub(crate) fn is_named(self, name: &str) -> bool {
+        name == format!("{self:?}") || (self == Self::EdDSA && name == "Ed25519")
+    }
+}
+
 // === impl JwtIssuer ===
 
 impl Default for JwtIssuer {
