@@ -226,8 +226,10 @@ impl Gateway {
                 cluster.renew().await;
                 let sweep = cluster.clone();
                 let sweep = sweep.sweep(shared.engine.clone(), shared.webhooks.clone());
+                let usage = cluster.clone();
+                let usage = usage.settle_lost(shared.engine.clone(), shared.limits.clone());
                 Some(tokio::spawn(async move {
-                    tokio::join!(cluster.run(), cluster.keep_deliveries(), sweep);
+                    tokio::join!(cluster.run(), cluster.keep_deliveries(), sweep, usage);
                 }))
             }
             None => None,

@@ -528,7 +528,10 @@ async fn continued_answer_is_settled_once_with_what_both_upstreams_used() {
     let once = settled(&whole, "alice", 1).await["input_tokens"].as_u64();
     let sent = estimated(whole.last_request().body_bytes);
     let input = row["input_tokens"].as_u64();
-    assert!(input >= once.map(|once| once + sent), "{row} {once:?} {sent}");
+    assert!(
+        input >= once.map(|once| once + sent),
+        "{row} {once:?} {sent}"
+    );
 }
 
 #[tokio::test]

@@ -11,6 +11,7 @@
 mod claims;
 mod deliveries;
 mod lease;
+mod lost_usage;
 mod membership;
 mod node_record;
 mod revocations;

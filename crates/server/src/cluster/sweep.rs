@@ -68,21 +68,26 @@ impl Cluster {
         Ok(tags.filter(|tag| !self.is_member(tag)).collect())
     }
 
+    /// Whether a process has lost its lease, and does not answer.
+    pub(super) async fn is_lost(&self, tag: &Tag) -> bool {
+        match self.owner(tag).await {
+            // It may be cut off from Redis only.
+            Ok(Owner::Lapsed(client)) => {
+                answers(&GenerationId::tagged(tag), &client).await.is_none()
+            }
+            Ok(Owner::Unknown) => true,
+            Ok(Owner::Alive(_)) | Err(_) => false,
+        }
+    }
+
     async fn sweep_after(
         &self,
         tag: &Tag,
         engine: &SharedEngine,
         webhooks: &Webhooks,
     ) -> Result<(), Unfinished> {
-        match self.owner(tag).await {
-            Ok(Owner::Lapsed(client)) => {
-                // It may be cut off from Redis only.
-                if answers(&GenerationId::tagged(tag), &client).await.is_some() {
-                    return Ok(());
-                }
-            }
-            Ok(Owner::Unknown) => {}
-            Ok(Owner::Alive(_)) | Err(_) => return Ok(()),
+        if !self.is_lost(tag).await {
+            return Ok(());
         }
         let claim = cmd("SET")
             .arg(self.redis.key(format_args!("sweep:{tag}")))
