@@ -17,7 +17,8 @@ use tokenwire_webhooks::{DeliveryRecords, WebhookOptions, Webhooks};
 
 use crate::allocator::return_memory;
 use crate::auth::{
-    Authenticator, MadeKey, Revocations, SharedRevocations, SharedUses, Tickets, made_key,
+    Authenticator, MadeKey, RevocableKeys, Revocations, SharedRevocations, SharedUses, Tickets,
+    made_key,
 };
 use crate::cluster::{Cluster, ClusterDeliveries, ClusterSource};
 use crate::config::schema::Config;
@@ -280,7 +281,8 @@ impl Gateway {
                     auth.watch().await;
                 }
             };
-            tokio::join!(files, revocations.watch(auth));
+            let keys = auth.map(|auth| auth as &dyn RevocableKeys);
+            tokio::join!(files, revocations.watch(keys));
         });
         let dispatcher = tokio::spawn(shared.webhooks.clone().run());
         let limits = shared.limits.clone();

@@ -168,6 +168,7 @@ fn world(issuers: Vec<JwtIssuer>) -> World {
         config.auth.keys = vec![KeyEntry {
             owner: "alice".to_owned(),
             key: Some(KEY.to_owned().into()),
+            role: Role::Operator,
             ..KeyEntry::default()
         }];
     })
@@ -454,8 +455,40 @@ async fn limits_are_those_of_the_issuer_and_a_token_only_lowers_them() {
     assert_eq!(left(&again).await.0, 429);
 }
 
-// === published keys ===
+#[tokio::test]
+async fn revoked_owner_needs_a_later_token() {
+    let signer = Signer::ed();
+    let world = world(vec![issuer("corp", &[&signer])]);
+    let token = |members: Value| signer.token(&with(claims("one"), members));
+    let first = token(json!({}));
+    let mut undated = claims("one");
+    undated.as_object_mut().unwrap().remove("iat");
+    let undated = signer.token(&undated);
+    assert_eq!(models(&world, &undated).await.status, 200);
+    let other = signer.token(&claims("two"));
+    let endless = response("tokens=100000 text=count tbt=20ms");
+    let mut stream = by(world.post("/v1/streams", &endless), &first).send().await;
+    stream.until("output_text.delta").await;
+    let ask = by(world.post("/v1/tickets", &json!({})), &first);
+    let ticket = ask.answer().await.json()["ticket"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let revoke = world.post("/v1/tickets/revoke", &json!({"owner": "corp/one"}));
+    assert_eq!(by(revoke, KEY).answer().await.status, 200);
+    stream.until("response.incomplete").await;
+    for refused in [&first, &undated, &token(json!({"iat": now() - 9}))] {
+        let answer = models(&world, refused).await;
+        assert_eq!(answer.status, 401, "{}", answer.text());
+    }
+    let path = format!("/v1/ws?ticket={ticket}");
+    assert_eq!(world.get(&path).answer().await.status, 401);
+    assert_eq!(models(&world, &other).await.status, 200);
+    let later = token(json!({"iat": now() + 2}));
+    assert_eq!(models(&world, &later).await.status, 200);
+}
 
+// === published keys ===
 /// A server that publishes keys.
 struct Jwks {
     address: SocketAddr,
@@ -512,7 +545,7 @@ impl Jwks {
 async fn published_keys_are_fetched_once_for_all_requests_and_unknown_ids() {
     let signer = Signer::ed();
     let secret = Signer::Secret(SECRET.to_vec());
-    // A published secret is none: everybody could sign with it.
+    // A published secret is none: any client could sign with it.
     let set = json!({"keys": [signer.jwk("one"), secret.jwk("two"), {"kty": "unknown"}, 7]});
     let jwks = Jwks::serve(&set, "").await;
     let mut issuer = jwks.issuer();

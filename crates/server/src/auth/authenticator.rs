@@ -4,20 +4,22 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use actix_web::http::header::HeaderMap;
-use futures::future::join_all;
+use futures::FutureExt as _;
+use futures::future::{BoxFuture, join_all};
 use parking_lot::{Mutex, RwLock};
 use tokenwire_core::model::error::ApiError;
 use tokenwire_core::model::id::Owner;
 
 use super::credential::{credential, invalid};
 use super::identity::{Identity, expired, revoked};
-use super::jwt_issuers::JwtIssuers;
+use super::jwt_issuers::{Checked, JwtIssuers};
 use super::key::{Key, Rights};
 use super::keyring::Keyring;
 use super::keys_file::{KeysFile, KeysFileError, Version};
 use super::revocation_list::Holder;
-use super::revocations::Revocations;
+use super::revocations::{RevocableKeys, Revocations};
 use super::ticket::TokenRights;
+use super::verified_tokens::VerifiedTokens;
 use crate::config::auth::{Auth, KeyEntry};
 use crate::key_hash::KeyHash;
 
@@ -33,6 +35,8 @@ pub struct Authenticator {
     fixed: Vec<Rights>,
     file: Option<Mutex<WatchedFile>>,
     issuers: JwtIssuers,
+    /// Tokens of them that were checked.
+    verified: VerifiedTokens,
     revocations: Arc<Revocations>,
 }
 
@@ -70,6 +74,7 @@ impl Authenticator {
             fixed,
             file: None,
             issuers: JwtIssuers::default(),
+            verified: VerifiedTokens::default(),
             revocations: Arc::default(),
         }
     }
@@ -95,6 +100,7 @@ impl Authenticator {
             fixed,
             file: watched,
             issuers,
+            verified: VerifiedTokens::default(),
             revocations: Arc::default(),
         })
     }
@@ -135,18 +141,26 @@ impl Authenticator {
     }
 
     async fn of_token(&self, token: &str) -> Result<Identity, ApiError> {
-        let (key, issued) = self.issuers.check(token).await?;
+        let refused = || invalid("The token is revoked. Get a new one.");
+        let hash = KeyHash::of(token);
+        let is_current = |keys| self.issuers.is_current(keys);
+        if let Some(key) = self.verified.find(&hash, is_current) {
+            if key.revocation.is_revoked() {
+                return Err(refused());
+            }
+            return Ok(Identity::of_key(key));
+        }
+        let Checked { key, issued, keys } = self.issuers.check(token).await?;
         let holder = Holder {
             ticket: None,
             key: Some(key.id.to_string()),
             owners: vec![key.rights.owner.clone()],
             issued,
         };
-        let held = self
-            .revocations
-            .hold(&KeyHash::of(token).to_string(), holder);
-        let held = held.ok_or_else(|| invalid("The token is revoked. Get a new one."))?;
-        Ok(Identity::of_key(Arc::new(key.ended_by(held))))
+        let held = self.revocations.hold(&hash.to_string(), holder);
+        let key = Arc::new(key.ended_by(held.ok_or_else(refused)?));
+        self.verified.add(hash, key.clone(), keys);
+        Ok(Identity::of_key(key))
     }
 
     /// Returns what stands for the token that a ticket was made with, until this time. `None` if its
@@ -182,11 +196,6 @@ impl Authenticator {
         for key in self.listed() {
             key.revocation.close();
         }
-    }
-
-    /// Revokes the keys that are on the list.
-    pub(super) async fn revoke_listed(&self) {
-        join_all(self.listed().iter().map(|key| key.revocation.revoke())).await;
     }
 
     /// Returns the key whose hash begins so.
@@ -232,6 +241,16 @@ impl Authenticator {
             tick.tick().await;
             self.reload().await;
         }
+    }
+}
+
+impl RevocableKeys for Authenticator {
+    fn revoke_listed(&self) -> BoxFuture<'_, ()> {
+        let listed = self.listed();
+        let revoked = async move {
+            join_all(listed.iter().map(|key| key.revocation.revoke())).await;
+        };
+        revoked.boxed()
     }
 }
 

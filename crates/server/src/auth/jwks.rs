@@ -1,6 +1,7 @@
 //! The keys of one issuer: configured, or published at a URL and cached.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
@@ -32,6 +33,8 @@ pub(super) struct Jwks {
     /// `None` for configured keys.
     url: Option<Url>,
     keys: RwLock<Fetched>,
+    /// Counts the fetches.
+    version: AtomicU64,
     /// When keys were fetched last, or it was tried. Held while they are.
     attempt: Mutex<Option<Instant>>,
 }
@@ -61,6 +64,7 @@ impl Jwks {
         Self {
             url: None,
             keys: RwLock::new(Fetched { keys, at: None }),
+            version: AtomicU64::new(0),
             attempt: Mutex::default(),
         }
     }
@@ -70,6 +74,7 @@ impl Jwks {
         Self {
             url: Some(url),
             keys: RwLock::default(),
+            version: AtomicU64::new(0),
             attempt: Mutex::default(),
         }
     }
@@ -101,6 +106,17 @@ impl Jwks {
         } else {
             Err(Unverified::Signature)
         }
+    }
+
+    /// Returns what changes when the keys are fetched again.
+    pub(super) fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
+    }
+
+    /// Whether a signature that was checked with the keys of this version is still good.
+    pub(super) fn is_current(self: &Arc<Self>, version: u64) -> bool {
+        self.refresh_beside();
+        self.version() == version && (self.url.is_none() || self.is_younger(STALE))
     }
 
     fn missing(&self) -> Unverified {
@@ -169,6 +185,7 @@ impl Jwks {
                 tracing::debug!(%url, keys = keys.len(), "the keys of an issuer were fetched");
                 let at = Some(Instant::now());
                 *self.keys.write() = Fetched { keys, at };
+                self.version.fetch_add(1, Ordering::Release);
             }
             Err(error) => tracing::warn!(%url, error, "the keys of an issuer cannot be fetched"),
         }
@@ -217,7 +234,7 @@ async fn fetch(url: Url) -> Result<Vec<Jwk>, String> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::AtomicUsize;
 
     use base64::Engine as _;
     use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -349,6 +366,8 @@ mod tests {
         issuer.publish(&[("one", &one)]);
         let keys = issuer.serve().await;
         assert_eq!(keys.check("one", &one).await, Ok(()));
+        let version = keys.version();
+        assert!(keys.is_current(version));
         issuer.publish(&[("two", &two)]);
         keys.age(OLD).await;
         // Fetches beside this check.
@@ -357,7 +376,14 @@ mod tests {
             tokio::task::yield_now().await;
         }
         assert_eq!(keys.check("one", &one).await, Err(Unverified::NoKey));
-        assert_eq!(issuer.fetches(), 2);
+        assert!(
+            !keys.is_current(version),
+            "what was checked before is checked again"
+        );
+        let version = keys.version();
+        *issuer.set.lock() = None;
+        keys.age(STALE).await;
+        assert!(!keys.is_current(version), "the keys are stale");
     }
 
     #[tokio::test]

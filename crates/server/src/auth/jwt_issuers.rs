@@ -19,6 +19,7 @@ use super::jwk::parse;
 use super::jwks::Jwks;
 use super::key::{Key, Rights};
 use super::ticket::TokenRights;
+use super::verified_tokens::KeysVersion;
 use crate::config::auth::Role;
 use crate::config::client_limits::ClientLimits;
 use crate::config::jwt_issuer::JwtIssuer;
@@ -39,6 +40,14 @@ pub(super) struct JwtIssuers(Vec<Issuer>);
 struct Issuer {
     config: JwtIssuer,
     keys: Arc<Jwks>,
+}
+
+/// A token that is good.
+pub(super) struct Checked {
+    pub(super) key: Key,
+    /// When it was issued, in Unix seconds; 0 if it does not say so.
+    pub(super) issued: u64,
+    pub(super) keys: KeysVersion,
 }
 
 #[derive(Deserialize)]
@@ -93,12 +102,17 @@ impl JwtIssuers {
         Some(Arc::new(Key::new(rights, None)))
     }
 
-    /// Returns the rights of the holder of a token, and when it was issued in Unix seconds: 0 if it
-    /// does not say so.
+    /// Whether these keys are still those of their issuer.
+    pub(super) fn is_current(&self, keys: KeysVersion) -> bool {
+        let issuer = self.0.get(keys.issuer);
+        issuer.is_some_and(|issuer| issuer.keys.is_current(keys.version))
+    }
+
+    /// Returns the holder of a token.
     ///
     /// # Errors
     /// `invalid_api_key`. The message says what is wrong with the token, and quotes nothing of it.
-    pub(super) async fn check(&self, token: &str) -> Result<(Key, u64), ApiError> {
+    pub(super) async fn check(&self, token: &str) -> Result<Checked, ApiError> {
         let malformed = || invalid("The token is malformed.");
         if token.len() > MAX_BYTES {
             return Err(invalid("The token is too long."));
@@ -116,10 +130,10 @@ impl JwtIssuers {
             ));
         }
         let named = claims.get("iss").and_then(Value::as_str);
-        let issuers = self.0.iter().filter(|issuer| {
+        let mut issuers = self.0.iter().enumerate().filter(|(_, issuer)| {
             named == Some(&issuer.config.issuer) && has_audience(&claims, &issuer.config.audience)
         });
-        let issuer = issuers.into_iter().next().ok_or_else(|| {
+        let (index, issuer) = issuers.next().ok_or_else(|| {
             invalid("The token's issuer and audience are not those that are accepted.")
         })?;
         let algorithms = &issuer.config.algorithms;
@@ -130,18 +144,21 @@ impl JwtIssuers {
             .ok_or_else(|| invalid("The token's algorithm is not accepted."))?;
         let kid = header.kid.as_deref();
         let keys = &issuer.keys;
+        // Keys that are fetched meanwhile make the token be checked again.
+        let version = keys.version();
         let verified = keys.verify(kid, algorithm, signed.as_bytes(), &signature);
         verified.await.map_err(|why| invalid(why.to_string()))?;
         let expires = check_times(&claims, issuer.config.max_age)?;
         let rights = issuer.rights(&claims, expires)?;
-        let issued = claims
-            .get("iat")
-            .and_then(Value::as_f64)
-            .unwrap_or_default();
-        Ok((
-            Key::new(rights, None),
-            Duration::from_secs_f64(issued).as_secs(),
-        ))
+        let issued = claims.get("iat").and_then(Value::as_f64);
+        Ok(Checked {
+            key: Key::new(rights, None),
+            issued: Duration::from_secs_f64(issued.unwrap_or_default()).as_secs(),
+            keys: KeysVersion {
+                issuer: index,
+                version,
+            },
+        })
     }
 }
 

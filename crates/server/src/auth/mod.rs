@@ -26,6 +26,7 @@ mod ticket_request;
 mod ticket_routes;
 mod ticket_uses;
 mod tickets;
+mod verified_tokens;
 
 pub use authenticator::Authenticator;
 pub(crate) use credential::{CREDENTIAL_HEADERS, has_credential};
@@ -35,6 +36,7 @@ pub use keys_file::{KeysFile, KeysFileError};
 pub use made_key::{MadeKey, announcement, made_key};
 pub(crate) use revocation::{OpenBody, Revocation};
 pub(crate) use revocation_request::RevocationRequest;
+pub(crate) use revocations::RevocableKeys;
 pub use revocations::{Revocations, SharedRevocations};
 pub(crate) use ticket::{Ticket, TicketKind, not_allowed};
 pub(crate) use ticket_request::TicketRequest;

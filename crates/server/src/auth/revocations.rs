@@ -14,7 +14,6 @@ use futures::future::{BoxFuture, join_all};
 use parking_lot::{Mutex, RwLock};
 use tokenwire_core::model::error::{ApiError, ErrorCode};
 
-use super::authenticator::Authenticator;
 use super::revocation::Revocation;
 use super::revocation_file;
 use super::revocation_list::{Entry, Holder, RevocationList};
@@ -57,6 +56,12 @@ pub trait SharedRevocations: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// `store_unavailable`.
     fn entries(&self) -> BoxFuture<'_, Result<HashMap<String, u64>, ApiError>>;
+}
+
+/// The keys of which some can be on the list.
+pub(crate) trait RevocableKeys: Send + Sync {
+    /// Revokes those that are.
+    fn revoke_listed(&self) -> BoxFuture<'_, ()>;
 }
 
 /// Where the list is kept beside the memory.
@@ -165,7 +170,7 @@ impl Revocations {
     pub(super) async fn add(
         &self,
         entries: Vec<Entry>,
-        auth: Option<&Authenticator>,
+        keys: Option<&dyn RevocableKeys>,
     ) -> Result<(), ApiError> {
         for entry in entries {
             let over = {
@@ -180,7 +185,7 @@ impl Revocations {
             self.keep(&entry, &over).await?;
             self.list.write().add(entry);
         }
-        self.apply(auth).await;
+        self.apply(keys).await;
         Ok(())
     }
 
@@ -201,14 +206,14 @@ impl Revocations {
     }
 
     /// Ends what revoked credentials have open.
-    async fn apply(&self, auth: Option<&Authenticator>) {
+    async fn apply(&self, keys: Option<&dyn RevocableKeys>) {
         let list = self.list.read().clone();
         if list.is_empty() {
             return;
         }
         let of_keys = async {
-            if let Some(auth) = auth {
-                auth.revoke_listed().await;
+            if let Some(keys) = keys {
+                keys.revoke_listed().await;
             }
         };
         tokio::join!(of_keys, self.revoke(|holder| list.has(holder)));
@@ -263,7 +268,7 @@ impl Revocations {
     }
 
     /// Follows changes of the list. Never returns.
-    pub(crate) async fn watch(&self, auth: Option<&Authenticator>) {
+    pub(crate) async fn watch(&self, keys: Option<&dyn RevocableKeys>) {
         if matches!(self.beyond, Beyond::Memory) {
             return std::future::pending().await;
         }
@@ -272,7 +277,7 @@ impl Revocations {
         loop {
             tick.tick().await;
             if self.read().await {
-                self.apply(auth).await;
+                self.apply(keys).await;
             }
         }
     }

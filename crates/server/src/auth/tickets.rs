@@ -12,7 +12,7 @@ use super::identity::Identity;
 use super::key::Key;
 use super::revocation_list::{Entry, Holder};
 use super::revocation_request::{RevocationRequest, owner_of};
-use super::revocations::Revocations;
+use super::revocations::{RevocableKeys, Revocations};
 use super::ticket::{
     Issuer, Ticket, TicketKind, expired_ticket, invalid_ticket, late_ticket, not_allowed, unix_now,
 };
@@ -206,7 +206,8 @@ impl Tickets {
                 vec![Entry::key(id)]
             }
         };
-        self.revocations.add(entries, auth).await
+        let keys = auth.map(|auth| auth as &dyn RevocableKeys);
+        self.revocations.add(entries, keys).await
     }
 
     /// Whether the store that knows what is revoked answered last.
