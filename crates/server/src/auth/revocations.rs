@@ -17,7 +17,7 @@ use tokenwire_core::model::error::{ApiError, ErrorCode};
 use super::revocation::Revocation;
 use super::revocation_file;
 use super::revocation_list::{Entry, Holder, RevocationList};
-use super::ticket::unix_now;
+use super::ticket::{longest, unix_now};
 use crate::config::Config;
 use crate::config::schema::StoreKind;
 use crate::time_limit::beside_runtime;
@@ -127,7 +127,7 @@ impl Revocations {
         let tokens = issuers.max().unwrap_or_default();
         let this = Self {
             beyond,
-            longest: super::tickets::longest(config).max(tokens.as_secs() + 60),
+            longest: longest(config).max(tokens.as_secs() + 60),
             ..Self::default()
         };
         futures::executor::block_on(this.read());

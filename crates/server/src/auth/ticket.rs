@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use tokenwire_core::model::error::{ApiError, ErrorCode};
 use tokenwire_core::model::id::{GenerationId, Owner};
 
+use crate::config::Config;
 use crate::config::auth::Role;
 use crate::config::client_limits::ClientLimits;
 use crate::config::models::matches;
@@ -163,6 +164,12 @@ impl Ticket {
     pub(crate) fn start_key(&self) -> Option<String> {
         (self.kind == TicketKind::Start).then(|| format!("ticket {}", self.id))
     }
+}
+
+/// Returns how long a ticket is good for a stream at most, in seconds: a stream runs for a while
+/// before it is kept.
+pub(super) fn longest(config: &Config) -> u64 {
+    config.retain_responses().as_secs() + 24 * 60 * 60
 }
 
 /// Returns the time in Unix seconds.

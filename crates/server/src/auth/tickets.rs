@@ -14,7 +14,8 @@ use super::revocation_list::{Entry, Holder};
 use super::revocation_request::{RevocationRequest, owner_of};
 use super::revocations::{RevocableKeys, Revocations};
 use super::ticket::{
-    Issuer, Ticket, TicketKind, expired_ticket, invalid_ticket, late_ticket, not_allowed, unix_now,
+    Issuer, Ticket, TicketKind, expired_ticket, invalid_ticket, late_ticket, longest, not_allowed,
+    unix_now,
 };
 use super::ticket_keys::TicketKeys;
 use super::ticket_request::TicketRequest;
@@ -269,12 +270,6 @@ impl Ticket {
         let known = generation.header().idempotency.as_ref();
         known.is_some_and(|known| *known.key == *key)
     }
-}
-
-/// Returns how long a ticket is good for a stream at most, in seconds: a stream runs for a while
-/// before it is kept.
-pub(super) fn longest(config: &Config) -> u64 {
-    config.retain_responses().as_secs() + 24 * 60 * 60
 }
 
 fn not_yours(param: &'static str) -> ApiError {

@@ -5,8 +5,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use url::{Host, Url};
 
-use super::auth::{KeyProblem, Role, is_owner};
 use super::client_limits::ClientLimits;
+use super::key_problem::KeyProblem;
+use super::role::{Role, is_owner};
 use super::secret::Secret;
 use super::units::duration;
 
