@@ -343,7 +343,7 @@ fn share(
     let neighbours = store.clone().map(Neighbours::new).map(Arc::new);
     let tag = neighbours.as_ref().map(|neighbours| neighbours.tag());
     let tag = tag.unwrap_or_else(Tag::random);
-    let cluster = Cluster::open(&config, tag.clone())?;
+    let cluster = Cluster::open(&config, tag.clone(), store.clone())?;
     let source = match (&cluster, neighbours.clone()) {
         (Some(cluster), neighbours) => {
             let source = ClusterSource::new(cluster.clone(), neighbours);

@@ -182,6 +182,7 @@ impl Cluster {
             .arg(self.tag.as_str())
             .to_owned();
         both.add_command(known).ignore();
+        self.announce_taken(own, &mut both);
         let (before,): (Option<String>,) = self.redis.pipeline(both).await?;
         let members = self.redis.key("members");
         let tag = self.tag.clone();
@@ -195,8 +196,37 @@ impl Cluster {
         Ok((before.is_some(), tags))
     }
 
-    /// Ends the lease: this process has ended in order.
+    /// Says that this process answers for those whose folders it has taken.
+    fn announce_taken(&self, own: &NodeRecord, pipeline: &mut Pipeline) {
+        let record = NodeRecord {
+            holder: Some(self.tag.to_string()),
+            ..own.clone()
+        };
+        for tag in self.taken() {
+            let (node, alive) = self.keys(&tag);
+            let node = [&node, &record.to_json(), "EX", &KEPT_S.to_string()].map(str::to_owned);
+            pipeline
+                .add_command(cmd("SET").arg(&node).to_owned())
+                .ignore();
+            let alive = [&alive, "1", "PX", &LEASE_MS.to_string()].map(str::to_owned);
+            pipeline
+                .add_command(cmd("SET").arg(&alive).to_owned())
+                .ignore();
+        }
+    }
+
+    /// Returns the processes whose folders this one has taken.
+    pub(super) fn taken(&self) -> Vec<Tag> {
+        let store = self.store.as_ref();
+        store.map(|store| store.taken_tags()).unwrap_or_default()
+    }
+
+    /// Ends the lease: this process has ended in order. Where it has a folder the lease lapses by
+    /// itself, since another process may answer for it by then.
     pub async fn leave(&self) {
+        if self.store.is_some() {
+            return;
+        }
         let (_, alive) = self.keys(&self.tag);
         let mut both = Pipeline::new();
         both.add_command(cmd("DEL").arg(alive).to_owned()).ignore();

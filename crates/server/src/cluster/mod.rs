@@ -34,6 +34,7 @@ use tokenwire_core::log::{FlushOptions, LogStore};
 use tokenwire_core::model::error::{ApiError, ErrorCode};
 use tokenwire_core::model::id::Tag;
 use tokenwire_peer::{Client, NodeAddress, Secret, Server, Strangers};
+use tokenwire_store::DiskStore;
 use tokenwire_store::redis::{RedisClient, RedisError, RedisOptions, RedisRetention, RedisStore};
 
 use crate::config::schema::{self, Config, Replicate};
@@ -72,8 +73,10 @@ pub struct Cluster {
     /// This node, once it listens.
     own: OnceLock<NodeRecord>,
     strangers: OnceLock<Arc<Strangers>>,
-    /// The clients of other nodes, by tag.
-    clients: Mutex<HashMap<Tag, Client>>,
+    /// The clients of other nodes and what they were made of, by tag.
+    clients: Mutex<HashMap<Tag, (NodeRecord, Client)>>,
+    /// The node's own store, where it has one.
+    store: Option<Arc<DiskStore>>,
 }
 
 impl fmt::Debug for Cluster {
@@ -92,7 +95,11 @@ impl Cluster {
     /// # Errors
     /// [`ServeError::Cluster`] if Redis refuses the password, is too old, or drops data when it is
     /// full.
-    pub(crate) fn open(config: &Config, tag: Tag) -> Result<Option<Arc<Self>>, ServeError> {
+    pub(crate) fn open(
+        config: &Config,
+        tag: Tag,
+        store: Option<Arc<DiskStore>>,
+    ) -> Result<Option<Arc<Self>>, ServeError> {
         let (Some(url), Some(secret)) = (&config.cluster.url, &config.cluster.secret) else {
             return Ok(None);
         };
@@ -107,6 +114,7 @@ impl Cluster {
         let logs = SharedLogs::new(RedisStore::new(redis.clone(), retention), redis.clone());
         let this = Self {
             logs: Arc::new(logs),
+            store,
             deliveries: Deliveries::default(),
             lease: Arc::new(Lease::new(Duration::from_millis(LEASE_MS))),
             name: config.cluster.name.clone().unwrap_or_else(machine),
@@ -209,6 +217,7 @@ impl Cluster {
             bound.map_err(|source| ServeError::ClusterListen { address, source })?;
         let _ = self.own.set(NodeRecord {
             address: self.config.advertised(bound),
+            holder: None,
             name: self.name.clone(),
             protocol: tokenwire_peer::VERSION,
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -220,13 +229,16 @@ impl Cluster {
     /// Returns the client of a process that was asked before.
     fn known(&self, tag: &str) -> Option<Client> {
         let tag: Tag = tag.parse().ok()?;
-        self.clients.lock().get(&tag).cloned()
+        let clients = self.clients.lock();
+        clients.get(&tag).map(|(_, client)| client.clone())
     }
 
     /// Returns the client of a process, and remembers it.
     fn client(&self, tag: &Tag, record: &NodeRecord) -> Client {
         let mut clients = self.clients.lock();
-        if let Some(client) = clients.get(tag) {
+        if let Some((known, client)) = clients.get(tag)
+            && known == record
+        {
             return client.clone();
         }
         if clients.len() >= KNOWN {
@@ -235,11 +247,11 @@ impl Cluster {
         }
         let address = NodeAddress {
             address: record.address.clone(),
-            tag: tag.clone(),
+            tag: record.holder(tag),
             secret: self.secret.clone(),
         };
         let client = Client::node(record.name.as_str(), address);
-        clients.insert(tag.clone(), client.clone());
+        clients.insert(tag.clone(), (record.clone(), client.clone()));
         client
     }
 }
