@@ -1,4 +1,4 @@
-//! Nodes of several that restart or find Redis full.
+//! Nodes of several that restart, one after the other, or find Redis full.
 
 #![allow(
     clippy::unwrap_used,
@@ -9,10 +9,91 @@
 
 mod support;
 
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
 use serde_json::json;
-use support::cluster_world::{ClusterWorld, LONG, SECRET, begin, events, read_all, settled};
+use support::cluster_world::{ClusterWorld, LONG, SECRET, begin, events, read_all, ready, settled};
+use support::nginx::{Nginx, free_port};
+use support::paced_reader::{KINDS, Progress, read};
 use support::process::Process;
-use support::{Request, eventually, get, post, response, with};
+use support::{Request, eventually, get, patiently, post, response, with};
+use tokio::task::JoinSet;
+
+/// Streams of each kind that run at the restart of a node. `RESTART_STREAMS` is another number.
+const STREAMS: usize = 4;
+
+async fn start_on(port: u16, config: &str) -> Process {
+    let config = config.to_owned();
+    let start = move || Process::start_on(port, &config);
+    tokio::task::spawn_blocking(start).await.unwrap()
+}
+
+/// Waits until a proxy sends requests to this node.
+async fn is_behind(proxy: SocketAddr, node: &Process) {
+    let tag = ready(node).await["cluster"]["tag"].clone();
+    eventually("the proxy sends requests to the node", async || {
+        let answer = Request::new(proxy, "GET", "/readyz").answer().await;
+        answer.status == 200 && answer.json()["cluster"]["tag"] == tag
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rolling_restart_of_three_nodes_behind_nginx_loses_and_doubles_no_token() {
+    let world = ClusterWorld::new();
+    let config = world.config(SECRET);
+    let ports = [free_port(), free_port(), free_port()];
+    let mut nodes = Vec::new();
+    for port in ports {
+        nodes.push(start_on(port, &config).await);
+    }
+    let site = include_str!("../../../deploy/nginx.cluster.conf");
+    let [a, b, c] = ports.map(|port| format!("127.0.0.1:{port}"));
+    let places = [
+        ("node-a:3000", a),
+        ("node-b:3000", b),
+        ("node-c:3000", c),
+        // Else it comes back only some seconds after a node does.
+        ("fail_timeout=5s", "fail_timeout=1s".to_owned()),
+    ];
+    let nginx = Nginx::start(site, &places).await;
+    let progress = Arc::new(Progress::default());
+    let count = std::env::var("RESTART_STREAMS").ok();
+    let count = count.map_or(STREAMS, |count| count.parse().unwrap());
+    let mut streams = JoinSet::new();
+    let mut all = 0;
+    for (node, port) in nodes.iter_mut().zip(ports) {
+        for kind in KINDS {
+            for _ in 0..count {
+                streams.spawn(read(nginx.address, kind, progress.clone()));
+            }
+        }
+        all += count * KINDS.len();
+        let begun = async || {
+            if let Some(ended) = streams.try_join_next() {
+                ended.unwrap();
+            }
+            progress.begun.load(Ordering::SeqCst) == all
+        };
+        eventually("the first tokens", begun).await;
+        // The port is closed until the node has ended and starts again.
+        node.terminate();
+        eventually("the end of the node", async || node.has_ended()).await;
+        *node = start_on(port, &config).await;
+        is_behind(nginx.address, node).await;
+    }
+    while let Some(read) = patiently("the streams", streams.join_next()).await {
+        read.unwrap();
+    }
+    let stats = world.simulator.stats();
+    let asked = u64::try_from(all).unwrap();
+    assert_eq!((stats.chat_completions, stats.aborted), (asked, 0));
+    // A third of those that can were told to come back at each restart.
+    let resumed = progress.resumed.load(Ordering::SeqCst);
+    assert!(resumed >= count, "{resumed} came back");
+}
 
 #[tokio::test]
 async fn full_redis_stops_no_stream_and_gets_all_once_there_is_room() {

@@ -216,9 +216,21 @@ impl Cluster {
     }
 
     /// Returns the processes whose folders this one has taken.
-    pub(super) fn taken(&self) -> Vec<Tag> {
+    fn taken(&self) -> Vec<Tag> {
         let store = self.store.as_ref();
         store.map(|store| store.taken_tags()).unwrap_or_default()
+    }
+
+    /// Whether this process answers for another one, whose folder it has taken.
+    pub(super) fn has_taken(&self, tag: &Tag) -> bool {
+        let store = self.store.as_ref();
+        store.is_some_and(|store| store.has_taken(tag))
+    }
+
+    /// Whether other nodes can be read from and can read from this one.
+    pub(crate) fn has_others(&self) -> bool {
+        let state = self.membership.0.lock();
+        state.held.is_some() && state.members.len() > 1
     }
 
     /// Ends the lease: this process has ended in order. Where it has a folder the lease lapses by

@@ -76,7 +76,7 @@ impl Cluster {
     ) -> Result<(), Unfinished> {
         match self.owner(tag).await {
             // This process answers for it.
-            Ok(Owner::Alive(_)) if self.taken().contains(tag) => {}
+            Ok(Owner::Alive(_)) if self.has_taken(tag) => {}
             Ok(Owner::Lapsed(client)) => {
                 // It may be cut off from Redis only.
                 if answers(&GenerationId::tagged(tag), &client).await.is_some() {

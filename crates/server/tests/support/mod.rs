@@ -21,6 +21,8 @@ pub(crate) mod disk_world;
 pub(crate) mod gateway;
 pub(crate) mod http;
 pub(crate) mod keep_alive;
+pub(crate) mod nginx;
+pub(crate) mod paced_reader;
 pub(crate) mod playback;
 pub(crate) mod process;
 pub(crate) mod recordings;
