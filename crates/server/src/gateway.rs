@@ -224,8 +224,9 @@ impl Gateway {
                 cluster.renew().await;
                 let sweep = cluster.clone();
                 let sweep = sweep.sweep(shared.engine.clone(), shared.webhooks.clone());
+                let engine = shared.engine.clone();
                 Some(tokio::spawn(async move {
-                    tokio::join!(cluster.run(), cluster.keep_deliveries(), sweep);
+                    tokio::join!(cluster.run(&engine), cluster.keep_deliveries(), sweep);
                 }))
             }
             None => None,

@@ -23,7 +23,7 @@ const CATCH_UP: Duration = Duration::from_secs(30);
 /// The pause between two attempts.
 const PAUSE: Duration = Duration::from_millis(50);
 /// The longest pause between two attempts to read a stream on.
-const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_millis(300);
 /// Bytes that one read takes from a store.
 const READ_BYTES: usize = 256 * 1024;
 /// How long an adoption waits for the task that reads the log.

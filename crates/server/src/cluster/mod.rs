@@ -4,7 +4,8 @@
 //! Redis is asked once for a stream of another node, never per token: `membership` says where the
 //! process of a tag listens and whether it is alive, and `claims` has the idempotency keys.
 //! `shared_logs` has what outlives a node: what it stored of ended responses, and the records of those
-//! that are replicated while they run. `source` puts these together for the engine. `sweep` and
+//! that are replicated while they run. `owners` asks for a process once for all that look for it, and
+//! `source` puts these together for the engine. `sweep` and
 //! `deliveries` go on with what a lost node left, and `lease` keeps a node that slept from going on
 //! with what another one has taken over. `tickets` has the tickets that were used.
 
@@ -13,6 +14,7 @@ mod deliveries;
 mod lease;
 mod membership;
 mod node_record;
+mod owners;
 mod shared_logs;
 mod source;
 mod sweep;
@@ -35,7 +37,9 @@ use tokenwire_core::model::error::{ApiError, ErrorCode};
 use tokenwire_core::model::id::Tag;
 use tokenwire_peer::{Client, NodeAddress, Secret, Server, Strangers};
 use tokenwire_store::DiskStore;
-use tokenwire_store::redis::{RedisClient, RedisError, RedisOptions, RedisRetention, RedisStore};
+use tokenwire_store::redis::{
+    RedisClient, RedisError, RedisOptions, RedisRetention, RedisStore, ServerInfo,
+};
 
 use crate::config::schema::{self, Config, Replicate};
 use crate::listeners::handover_path;
@@ -44,6 +48,7 @@ use deliveries::Deliveries;
 use lease::Lease;
 use membership::{LEASE_MS, Membership};
 use node_record::NodeRecord;
+use owners::Owners;
 use shared_logs::SharedLogs;
 
 /// Addresses of nodes that are remembered.
@@ -75,6 +80,7 @@ pub struct Cluster {
     strangers: OnceLock<Arc<Strangers>>,
     /// The clients of other nodes and what they were made of, by tag.
     clients: Mutex<HashMap<Tag, (NodeRecord, Client)>>,
+    owners: Owners,
     /// The node's own store, where it has one.
     store: Option<Arc<DiskStore>>,
 }
@@ -124,13 +130,17 @@ impl Cluster {
             own: OnceLock::new(),
             strangers: OnceLock::new(),
             clients: Mutex::default(),
+            owners: Owners::default(),
             config: config.cluster.clone(),
             tag,
             redis,
         };
         match futures::executor::block_on(this.check()) {
-            Ok(None) => {}
-            Ok(Some(problem)) => return Err(refused(&problem)),
+            Ok(info) => {
+                if let Some(problem) = problem(&info) {
+                    return Err(refused(&problem));
+                }
+            }
             Err(error) if error.is_retryable() => tracing::warn!(
                 %error,
                 "the Redis of cluster.url does not answer: streams of this node work, those of other nodes once it does"
@@ -140,15 +150,9 @@ impl Cluster {
         Ok(Some(Arc::new(this)))
     }
 
-    /// Asks Redis what it is. Returns why it cannot be used.
-    async fn check(&self) -> Result<Option<String>, RedisError> {
-        let info = self.redis.check().await?;
-        Ok((!info.keeps_everything()).then(|| {
-            format!(
-                "the maxmemory-policy of Redis is {}, by which it drops streams when it is full; set it to noeviction",
-                info.eviction_policy
-            )
-        }))
+    /// Asks Redis what it is.
+    async fn check(&self) -> Result<ServerInfo, RedisError> {
+        self.redis.check().await
     }
 
     /// Returns the name of this process.
@@ -254,6 +258,16 @@ impl Cluster {
         clients.insert(tag.clone(), (record.clone(), client.clone()));
         client
     }
+}
+
+/// Returns why a Redis cannot be used.
+fn problem(info: &ServerInfo) -> Option<String> {
+    (!info.keeps_everything()).then(|| {
+        format!(
+            "the maxmemory-policy of Redis is {}, by which it drops streams when it is full; set it to noeviction",
+            info.eviction_policy
+        )
+    })
 }
 
 fn bind(address: &str, shared: bool) -> std::io::Result<TcpListener> {

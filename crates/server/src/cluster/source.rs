@@ -173,7 +173,8 @@ impl ClusterSource {
         if self.cluster.has_taken(tag) {
             return Ok(());
         }
-        if let Some(client) = self.cluster.known(tag.as_str())
+        let known = self.cluster.known(tag.as_str());
+        if let Some(client) = &known
             && client.delete(id).await.is_ok()
         {
             return Ok(());
@@ -181,13 +182,17 @@ impl ClusterSource {
         // Another process may answer for it by now.
         let (client, is_alive) = match self.cluster.owner(tag).await? {
             membership::Owner::Alive(client) => (client, true),
+            membership::Owner::Lapsed(_) if known.is_some() => {
+                return self.cluster.note_deleted(id, tag).await;
+            }
             membership::Owner::Lapsed(client) => (client, false),
             membership::Owner::Unknown => return Ok(()),
         };
         match client.delete(id).await {
             Err(_) if is_alive => Err(no_answer(&client)),
-            // What it had is gone with it.
-            Ok(()) | Err(_) => Ok(()),
+            // It may have been paused only.
+            Err(_) => self.cluster.note_deleted(id, tag).await,
+            Ok(()) => Ok(()),
         }
     }
 

@@ -26,6 +26,7 @@ pub(crate) mod paced_reader;
 pub(crate) mod playback;
 pub(crate) mod process;
 pub(crate) mod recordings;
+pub(crate) mod redis_proxy;
 pub(crate) mod sse;
 pub(crate) mod websocket;
 
