@@ -229,8 +229,14 @@ impl Gateway {
                 let sweep = sweep.sweep(shared.engine.clone(), shared.webhooks.clone());
                 let usage = cluster.clone();
                 let usage = usage.settle_lost(shared.engine.clone(), shared.limits.clone());
+                let engine = shared.engine.clone();
                 Some(tokio::spawn(async move {
-                    tokio::join!(cluster.run(), cluster.keep_deliveries(), sweep, usage);
+                    tokio::join!(
+                        cluster.run(&engine),
+                        cluster.keep_deliveries(),
+                        sweep,
+                        usage
+                    );
                 }))
             }
             None => None,
@@ -356,7 +362,7 @@ fn share(
     let neighbours = store.clone().map(Neighbours::new).map(Arc::new);
     let tag = neighbours.as_ref().map(|neighbours| neighbours.tag());
     let tag = tag.unwrap_or_else(Tag::random);
-    let cluster = Cluster::open(&config, tag.clone())?;
+    let cluster = Cluster::open(&config, tag.clone(), store.clone())?;
     let source = match (&cluster, neighbours.clone()) {
         (Some(cluster), neighbours) => {
             let source = ClusterSource::new(cluster.clone(), neighbours);
