@@ -25,6 +25,8 @@ Then, from another terminal:
 Restart: start the new version beside the running one, with the same port and store.path (store.kind: disk). It takes
 the port over, and the old process ends its streams and exits. Or let systemd hold the socket (LISTEN_FDS).
 
+Reload: change the file, or send SIGHUP or POST /admin/reload. Mistakes change nothing and are logged.
+
 Configuration, each overriding the next:
   flags
   environment  TOKENWIRE_ and the path of a key, `__` between its parts: TOKENWIRE_SERVER__PORT=8080,

@@ -23,6 +23,7 @@ pub mod metrics;
 pub mod model_list;
 pub mod neighbours;
 pub mod origin_policy;
+pub mod reload;
 mod sealing;
 mod serve_error;
 mod servers;

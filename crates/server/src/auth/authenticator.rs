@@ -23,9 +23,15 @@ const POLL: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub struct Authenticator {
     keys: RwLock<Arc<Keyring>>,
-    /// Keys that do not change while the process runs.
-    fixed: Vec<Rights>,
+    rights: Mutex<AllRights>,
     file: Option<Mutex<WatchedFile>>,
+}
+
+/// The rights of all keys, by where they come from.
+#[derive(Debug)]
+struct AllRights {
+    configured: Vec<Rights>,
+    in_file: Vec<Rights>,
 }
 
 #[derive(Debug)]
@@ -59,26 +65,33 @@ impl Authenticator {
         let fixed = vec![Rights::of_anonymous(KeyHash::of(key))];
         Self {
             keys: RwLock::new(Arc::new(Keyring::new(fixed.clone(), &Keyring::default()))),
-            fixed,
+            rights: Mutex::new(AllRights {
+                configured: fixed,
+                in_file: Vec::new(),
+            }),
             file: None,
         }
     }
 
     fn new(fixed: Vec<Rights>, file: Option<KeysFile>) -> Result<Self, KeysFileError> {
-        let mut all = fixed.clone();
+        let mut in_file = Vec::new();
         let mut watched = None;
         if let Some(file) = file {
             let seen = file.version()?;
-            all.extend(rights(&file.read()?));
+            in_file = rights(&file.read()?);
             watched = Some(Mutex::new(WatchedFile {
                 file,
                 seen,
                 failed: false,
             }));
         }
+        let rights = AllRights {
+            configured: fixed,
+            in_file,
+        };
         Ok(Self {
-            keys: RwLock::new(Arc::new(Keyring::new(all, &Keyring::default()))),
-            fixed,
+            keys: RwLock::new(Arc::new(Keyring::new(rights.all(), &Keyring::default()))),
+            rights: Mutex::new(rights),
             file: watched,
         })
     }
@@ -118,11 +131,25 @@ impl Authenticator {
         let Some(entries) = changed(watched) else {
             return;
         };
-        let all = self.fixed.iter().cloned().chain(rights(&entries));
-        let earlier = self.keys.read().clone();
-        let later = Arc::new(Keyring::new(all, &earlier));
-        *self.keys.write() = later.clone();
-        let gone = earlier.missing_in(&later);
+        self.change(|known| known.in_file = rights(&entries)).await;
+    }
+
+    /// Replaces the keys of the configuration, and revokes those that are gone.
+    pub(crate) async fn replace_keys(&self, entries: &[KeyEntry]) {
+        self.change(|known| known.configured = rights(entries))
+            .await;
+    }
+
+    async fn change(&self, change: impl FnOnce(&mut AllRights)) {
+        let (later, gone) = {
+            let mut known = self.rights.lock();
+            change(&mut known);
+            let earlier = self.keys.read().clone();
+            let later = Arc::new(Keyring::new(known.all(), &earlier));
+            *self.keys.write() = later.clone();
+            let gone = earlier.missing_in(&later);
+            (later, gone)
+        };
         tracing::info!(
             keys = later.len(),
             revoked = gone.len(),
@@ -139,6 +166,14 @@ impl Authenticator {
             tick.tick().await;
             self.reload().await;
         }
+    }
+}
+
+// === impl AllRights ===
+
+impl AllRights {
+    fn all(&self) -> impl Iterator<Item = Rights> {
+        self.configured.iter().chain(&self.in_file).cloned()
     }
 }
 
