@@ -25,9 +25,11 @@ use crate::drain::{Drain, Signals};
 use crate::health_check::check_upstreams;
 use crate::limits::Limits;
 use crate::listeners::{Inherited, Listeners, Sockets, handover_path};
-use crate::metrics::{Clients, ConfigReloads, Deliveries, Metrics, Nodes, Storage, Upstreams};
+use crate::metrics::{
+    Clients, ConfigReloads, Deliveries, Metrics, Nodes, Reloads, Storage, Upstreams,
+};
 use crate::neighbours::Neighbours;
-use crate::reload::{self, ConfigSource, Reloader, Reloads};
+use crate::reload::{self, ConfigSource, Reloader};
 pub use crate::serve_error::ServeError;
 use crate::servers::{client_server, operations_server};
 use crate::service::{Service, Shared, shared_engine};

@@ -27,6 +27,7 @@ pub(crate) use cluster::Nodes;
 pub use exposition::Format;
 pub use gauges::Gauges;
 pub(crate) use reloads::ConfigReloads;
+pub use reloads::Reloads;
 pub(crate) use store::Storage;
 pub(crate) use upstreams::Upstreams;
 pub(crate) use webhooks::Deliveries;

@@ -15,7 +15,7 @@ mod source;
 mod watch;
 mod worker;
 
-pub use reloader::{Outcome, ReloadError, Reloader, Reloads};
+pub use reloader::{Outcome, ReloadError, Reloader};
 pub use source::ConfigSource;
 pub(crate) use watch::watch;
 pub use worker::WorkerService;

@@ -1,7 +1,6 @@
 //! Applies a configuration that was read again.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use tokio::sync::{Mutex, watch};
@@ -10,6 +9,7 @@ use super::difference::Difference;
 use super::source::ConfigSource;
 use crate::auth::needs_key;
 use crate::config::{Config, ConfigError};
+use crate::metrics::Reloads;
 use crate::service::{Service, Shared, SharedUpstream};
 use crate::telemetry;
 
@@ -54,56 +54,6 @@ pub enum ReloadError {
     /// Reading it was cut off.
     #[error("the configuration was not read")]
     NotRead,
-}
-
-/// Counts of reloads.
-#[derive(Debug)]
-pub struct Reloads {
-    applied: AtomicU64,
-    refused: AtomicU64,
-    succeeded: AtomicBool,
-}
-
-// === impl Reloads ===
-
-impl Default for Reloads {
-    fn default() -> Self {
-        Self {
-            applied: AtomicU64::new(0),
-            refused: AtomicU64::new(0),
-            succeeded: AtomicBool::new(true),
-        }
-    }
-}
-
-impl Reloads {
-    /// Returns how many reloads found a configuration that can be used.
-    #[must_use]
-    pub fn applied(&self) -> u64 {
-        self.applied.load(Ordering::Relaxed)
-    }
-
-    /// Returns how many reloads changed nothing because of a problem.
-    #[must_use]
-    pub fn refused(&self) -> u64 {
-        self.refused.load(Ordering::Relaxed)
-    }
-
-    /// Returns whether the last one could be used. True before the first.
-    #[must_use]
-    pub fn succeeded(&self) -> bool {
-        self.succeeded.load(Ordering::Relaxed)
-    }
-
-    fn count(&self, succeeded: bool) {
-        let count = if succeeded {
-            &self.applied
-        } else {
-            &self.refused
-        };
-        count.fetch_add(1, Ordering::Relaxed);
-        self.succeeded.store(succeeded, Ordering::Relaxed);
-    }
 }
 
 // === impl Reloader ===
