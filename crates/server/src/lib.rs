@@ -9,6 +9,8 @@ pub mod cluster;
 pub mod commands;
 pub mod config;
 mod descriptors;
+pub mod doctor;
+pub mod doctor_args;
 mod drain;
 pub mod gateway;
 mod health_check;

@@ -10,6 +10,7 @@ use tokenwire::cli::{Cli, Command};
 use tokenwire::commands;
 use tokenwire::config;
 use tokenwire::config::schema::Config;
+use tokenwire::doctor;
 use tokenwire::gateway::{Gateway, ServeError};
 use tokenwire::key_commands;
 use tokenwire::listeners::Inherited;
@@ -26,7 +27,18 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let environment: Vec<_> = config::of_this_process().collect();
-    let loaded = match Config::load(&cli, environment.iter().cloned()) {
+    let loaded = Config::load(&cli, environment.iter().cloned());
+    if let Some(Command::Doctor(args)) = &cli.command {
+        let runtime = actix_web::rt::System::new();
+        let report = runtime.block_on(doctor::examine(&loaded, args));
+        print(&report.to_string());
+        return if report.is_fine() {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        };
+    }
+    let loaded = match loaded {
         Ok(loaded) => loaded,
         Err(error) => {
             eprintln!("tokenwire: {error}");

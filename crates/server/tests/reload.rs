@@ -254,9 +254,9 @@ async fn reload_that_would_open_an_upstreams_key_to_others_is_refused() {
 
 #[tokio::test]
 async fn reloads_under_load_lose_nothing() {
-    /// `TOKENWIRE_RELOADS=600` is a minute.
+    /// `RELOADS=600` is a minute.
     const RELOADS: usize = 25;
-    let reloads = std::env::var("TOKENWIRE_RELOADS").ok();
+    let reloads = std::env::var("RELOADS").ok();
     let reloads = reloads.map_or(RELOADS, |text| text.parse().unwrap());
     let (one, other) = (simulator(), simulator());
     let gateway = Arc::new(Process::start(&over(&one, ""), &[]));
