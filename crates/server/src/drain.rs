@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use actix_web::dev::ServerHandle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
@@ -42,6 +43,8 @@ pub(crate) struct Signals {
 #[derive(Debug)]
 pub(crate) struct Drain {
     pub(crate) shared: Shared,
+    /// The configuration as it is at the time.
+    pub(crate) updates: watch::Receiver<Shared>,
     pub(crate) clients: ServerHandle,
     pub(crate) operations: Option<ServerHandle>,
     /// The socket of clients, to be closed. None if another process keeps it open.
@@ -91,7 +94,7 @@ impl Drain {
     }
 
     async fn drain(&mut self, handover: Option<Handover>) {
-        let timeout = self.shared.config.server.shutdown_timeout;
+        let timeout = self.updates.borrow().config.server.shutdown_timeout;
         let start = Instant::now();
         self.watch.abort();
         if let Some(store) = &self.shared.store {

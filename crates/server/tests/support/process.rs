@@ -11,6 +11,8 @@ pub(crate) struct Process {
     pub(crate) address: SocketAddr,
     stdout: Option<JoinHandle<String>>,
     stderr: Option<JoinHandle<String>>,
+    /// Holds the configuration file.
+    folder: tempfile::TempDir,
 }
 
 impl Process {
@@ -104,7 +106,15 @@ impl Process {
             address,
             stdout: Some(stdout),
             stderr: Some(stderr),
+            folder,
         }
+    }
+
+    /// Replaces the configuration file.
+    pub(crate) fn configure(&self, config: &str) {
+        let part = self.folder.path().join("part");
+        std::fs::write(&part, config).unwrap();
+        std::fs::rename(part, self.folder.path().join("tokenwire.yaml")).unwrap();
     }
 
     /// Returns the process id.
