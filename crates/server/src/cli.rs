@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
+use crate::doctor_args::{DOCTOR_EXAMPLES, DoctorArgs};
 use crate::key_args::{KEY_EXAMPLES, KeyCommand};
 
 const EXAMPLES: &str = "\
@@ -15,6 +16,7 @@ Examples:
   tokenwire --base-url http://localhost:8000/v1       vLLM, llama.cpp or any other compatible server
   tokenwire --config tokenwire.yaml --check           is this file right?
   tokenwire --print-config                            what is in force, and where it came from
+  tokenwire doctor                                    do the upstreams answer, can the store be written, ...?
 
 Then, from another terminal:
   curl -N localhost:3000/v1/streams -d '{\"input\":\"hello\"}'
@@ -24,6 +26,8 @@ Then, from another terminal:
 
 Restart: start the new version beside the running one, with the same port and store.path (store.kind: disk). It takes
 the port over, and the old process ends its streams and exits. Or let systemd hold the socket (LISTEN_FDS).
+
+Reload: change the file, or send SIGHUP or POST /admin/reload. Mistakes change nothing and are logged.
 
 Configuration, each overriding the next:
   flags
@@ -90,6 +94,9 @@ pub enum Command {
     /// Make, list and revoke the keys of clients.
     #[command(subcommand, after_help = KEY_EXAMPLES)]
     Key(KeyCommand),
+    /// Check that the gateway can run, and say what to do where it cannot.
+    #[command(after_help = DOCTOR_EXAMPLES)]
+    Doctor(DoctorArgs),
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ use tokenwire_core::upstream::RetryBudget;
 use tokenwire_simulator::{Options, Simulator};
 use tokenwire_store::DiskStore;
 use tokenwire_webhooks::{DeliveryRecords, WebhookOptions, Webhooks};
+use tokio::sync::watch;
 
 use crate::allocator::return_memory;
 use crate::auth::{
@@ -27,8 +28,11 @@ use crate::drain::{Drain, Signals};
 use crate::health_check::check_upstreams;
 use crate::limits::Limits;
 use crate::listeners::{Inherited, Listeners, Sockets, handover_path};
-use crate::metrics::{Clients, Deliveries, Metrics, Nodes, Storage, Upstreams};
+use crate::metrics::{
+    Clients, ConfigReloads, Deliveries, Metrics, Nodes, Reloads, Storage, Upstreams,
+};
 use crate::neighbours::Neighbours;
+use crate::reload::{self, ConfigSource, Reloader};
 pub use crate::serve_error::ServeError;
 use crate::servers::{client_server, operations_server};
 use crate::service::{Service, Shared, shared_engine};
@@ -56,6 +60,8 @@ pub struct Gateway {
     /// The key that was made for this run.
     made_key: Option<MadeKey>,
     shared: Shared,
+    /// Applies a configuration that was read again.
+    reloader: Arc<Reloader>,
     /// Streams of an earlier process that are not ended yet.
     unfinished: Vec<GenerationId>,
     /// Answer other processes: those on the same store, and other nodes.
@@ -106,13 +112,16 @@ impl Gateway {
             None => Authenticator::of(&config.auth)?,
         };
         let webhooks = Webhooks::new(webhook_options(&config)).map_err(ServeError::Webhooks)?;
-        let shared = share(
+        let reloader = share(
             config,
+            address,
             webhooks,
             simulator.as_ref().map(Simulator::base_url),
             store,
             auth,
         )?;
+        let shared = reloader.shared();
+        let reloader = Arc::new(reloader);
         let store = shared.store.as_ref();
         let records = delivery_records(store, shared.cluster.as_ref());
         let unfinished = records
@@ -137,11 +146,14 @@ impl Gateway {
         // Last, since a running gateway waits for this one from now on.
         let (sockets, predecessor) = listeners.take(&shared.config)?;
         let address = sockets.clients.local_addr()?;
-        let server = client_server(&shared, sockets.clients.try_clone()?)?;
+        let server = client_server(&shared, &reloader, sockets.clients.try_clone()?)?;
         let operations = match &sockets.operations {
             Some(listener) => {
                 let address = listener.local_addr()?;
-                Some((operations_server(&shared, listener.try_clone()?)?, address))
+                Some((
+                    operations_server(&reloader, listener.try_clone()?)?,
+                    address,
+                ))
             }
             None => None,
         };
@@ -153,6 +165,7 @@ impl Gateway {
             address,
             made_key,
             shared,
+            reloader,
             unfinished: unfinished.unwrap_or_default(),
             peers,
             _simulator: simulator,
@@ -183,6 +196,12 @@ impl Gateway {
         self.server.handle()
     }
 
+    /// Follows the configuration of this source from now on: its file, and with SIGHUP and
+    /// `POST /admin/reload` all of it.
+    pub fn reload_from(&self, source: ConfigSource) {
+        self.reloader.read_from(source);
+    }
+
     /// Serves until SIGINT or SIGTERM, or until a successor serves the sockets, then drains: no more
     /// connections are accepted, and running streams may end within `server.shutdown_timeout`. A
     /// signal during the drain stops it at once.
@@ -196,12 +215,14 @@ impl Gateway {
             sockets,
             predecessor,
             shared,
+            reloader,
             unfinished,
             peers,
             _simulator,
             ..
         } = self;
         let signals = Signals::new()?;
+        let reloading = tokio::spawn(reload::watch(reloader.clone()));
         let clients = server.handle();
         let mut serving = actix_web::rt::spawn(server);
         let operations = operations.map(|(server, _)| {
@@ -229,8 +250,14 @@ impl Gateway {
                 let sweep = sweep.sweep(shared.engine.clone(), shared.webhooks.clone());
                 let usage = cluster.clone();
                 let usage = usage.settle_lost(shared.engine.clone(), shared.limits.clone());
+                let engine = shared.engine.clone();
                 Some(tokio::spawn(async move {
-                    tokio::join!(cluster.run(), cluster.keep_deliveries(), sweep, usage);
+                    tokio::join!(
+                        cluster.run(&engine),
+                        cluster.keep_deliveries(),
+                        sweep,
+                        usage
+                    );
                 }))
             }
             None => None,
@@ -258,6 +285,7 @@ impl Gateway {
         let watch = tokio::spawn(refuse_without_descriptors(sockets.clients.try_clone()?));
         let drain = Drain {
             shared: shared.clone(),
+            updates: reloader.updates(),
             clients,
             operations: operations.as_ref().map(|(_, handle)| handle.clone()),
             listener: (!sockets.inherited).then_some(sockets.clients),
@@ -265,7 +293,7 @@ impl Gateway {
             takeover,
         };
         let drain = tokio::spawn(drain.run(signals));
-        let checks = tokio::spawn(check_upstreams(shared.clone()));
+        let checks = tokio::spawn(check_upstreams(reloader.upstreams()));
         let ending = tokio::spawn(storage::recover_rest(
             unfinished,
             shared.engine.clone(),
@@ -314,6 +342,7 @@ impl Gateway {
         }
         keys.abort();
         checks.abort();
+        reloading.abort();
         ending.abort();
         memory.abort();
         dispatcher.abort();
@@ -348,15 +377,16 @@ fn takeover_socket(config: &Config, sockets: &Sockets) -> Option<TakeoverSocket>
 
 fn share(
     config: Config,
+    address: SocketAddr,
     webhooks: Webhooks,
     simulator: Option<String>,
     store: Option<Arc<DiskStore>>,
     auth: Option<Authenticator>,
-) -> Result<Shared, ServeError> {
+) -> Result<Reloader, ServeError> {
     let neighbours = store.clone().map(Neighbours::new).map(Arc::new);
     let tag = neighbours.as_ref().map(|neighbours| neighbours.tag());
     let tag = tag.unwrap_or_else(Tag::random);
-    let cluster = Cluster::open(&config, tag.clone())?;
+    let cluster = Cluster::open(&config, tag.clone(), store.clone())?;
     let source = match (&cluster, neighbours.clone()) {
         (Some(cluster), neighbours) => {
             let source = ClusterSource::new(cluster.clone(), neighbours);
@@ -380,7 +410,10 @@ fn share(
     let tickets = Arc::new(Tickets::of(&config, nodes, revocations.clone()));
     let metrics = Metrics::new(&config, engine.registry().clone());
     let upstreams = Shared::upstreams(&config, simulator);
-    metrics.collect(Upstreams(upstreams.clone()));
+    let changes = watch::Sender::new(upstreams.clone());
+    metrics.collect(Upstreams(changes.subscribe()));
+    let reloads = Arc::new(Reloads::default());
+    metrics.collect(ConfigReloads(reloads.clone()));
     metrics.collect(Deliveries(webhooks.counters().clone()));
     metrics.collect(Storage(store.clone()));
     metrics.collect(Nodes(cluster.clone()));
@@ -389,7 +422,7 @@ fn share(
         limits.share_over(cluster.redis().clone(), cluster.tag().as_str());
     }
     metrics.collect(Clients(limits.clone()));
-    Ok(Shared {
+    let shared = Shared {
         engine,
         metrics,
         upstreams,
@@ -403,7 +436,8 @@ fn share(
         cluster,
         limits,
         config: Arc::new(config),
-    })
+    };
+    Ok(Reloader::new(shared, changes, reloads, address))
 }
 
 fn webhook_options(config: &Config) -> WebhookOptions {

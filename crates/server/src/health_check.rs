@@ -1,28 +1,39 @@
 //! Active health checks of the upstreams.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
 use secrecy::SecretString;
 use tokenwire_core::model::error::ErrorCode;
 use tokenwire_core::upstream::{Endpoint as _, OpenAi, OpenAiOptions, OpenError};
+use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::service::{Shared, SharedUpstream};
+use crate::service::SharedUpstream;
 
 /// Consecutive failures that mark an upstream as down. A single one may be a lost packet.
 const FAILURES: u32 = 2;
 
 /// Checks every upstream that has a `health_check`, until it is dropped. Runs once per process.
-pub(crate) async fn check_upstreams(shared: Shared) {
-    join_all(
-        shared
-            .upstreams
+/// Starts anew when a reload has changed the upstreams.
+pub(crate) async fn check_upstreams(mut changes: watch::Receiver<Arc<[SharedUpstream]>>) {
+    loop {
+        let upstreams = changes.borrow_and_update().clone();
+        let checked = upstreams
             .iter()
-            .filter(|upstream| !upstream.config.health_check.interval.is_zero())
-            .map(check),
-    )
-    .await;
+            .filter(|upstream| !upstream.config.health_check.interval.is_zero());
+        tokio::select! {
+            never = join_all(checked.map(check)) => drop(never),
+            changed = changes.changed() => match changed {
+                Ok(()) => continue,
+                Err(_) => return,
+            },
+        }
+        if changes.changed().await.is_err() {
+            return;
+        }
+    }
 }
 
 async fn check(upstream: &SharedUpstream) {

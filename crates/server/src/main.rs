@@ -10,9 +10,11 @@ use tokenwire::cli::{Cli, Command};
 use tokenwire::commands;
 use tokenwire::config;
 use tokenwire::config::schema::Config;
+use tokenwire::doctor;
 use tokenwire::gateway::{Gateway, ServeError};
 use tokenwire::key_commands;
 use tokenwire::listeners::Inherited;
+use tokenwire::reload::ConfigSource;
 use tokenwire::telemetry;
 
 #[global_allocator]
@@ -24,7 +26,19 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 )]
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let loaded = match Config::load(&cli, config::of_this_process()) {
+    let environment: Vec<_> = config::of_this_process().collect();
+    let loaded = Config::load(&cli, environment.iter().cloned());
+    if let Some(Command::Doctor(args)) = &cli.command {
+        let runtime = actix_web::rt::System::new();
+        let report = runtime.block_on(doctor::examine(&loaded, args));
+        print(&report.to_string());
+        return if report.is_fine() {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        };
+    }
+    let loaded = match loaded {
         Ok(loaded) => loaded,
         Err(error) => {
             eprintln!("tokenwire: {error}");
@@ -63,7 +77,8 @@ fn main() -> ExitCode {
     if let Err(error) = raised {
         tracing::warn!(%error, "failed to raise the limit of open files");
     }
-    match actix_web::rt::System::new().block_on(run(loaded.config, inherited)) {
+    let source = ConfigSource::new(&cli, environment, &loaded);
+    match actix_web::rt::System::new().block_on(run(loaded.config, source, inherited)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("tokenwire: {error}");
@@ -107,8 +122,9 @@ fn print(text: &str) {
     clippy::print_stderr,
     reason = "the key of this run is shown once, not logged"
 )]
-async fn run(config: Config, inherited: Inherited) -> Result<(), ServeError> {
+async fn run(config: Config, source: ConfigSource, inherited: Inherited) -> Result<(), ServeError> {
     let gateway = Gateway::bind_with(config.clone(), inherited)?;
+    gateway.reload_from(source);
     print(&format!(
         "{}\n",
         banner(&config, gateway.address(), &describe_upstreams(&config))

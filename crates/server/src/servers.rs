@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::TcpListener;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,16 +14,21 @@ use tokenwire_connection::{ConnectionOptions, connections};
 use crate::admission::{ConnectionLimits, RESERVED_CONNECTIONS};
 use crate::allocator::return_memory;
 use crate::http::{Operations, configure, configure_operations, request_middleware};
-use crate::service::{Service, Shared};
+use crate::reload::{Reloader, WorkerService};
+use crate::service::Shared;
 
 /// Time for connections to write the rest, after the generations have ended or timed out.
 const LAST_WRITES: Duration = Duration::from_secs(5);
 
 /// Serves clients.
-pub(crate) fn client_server(shared: &Shared, listener: TcpListener) -> io::Result<Server> {
+pub(crate) fn client_server(
+    shared: &Shared,
+    reloader: &Arc<Reloader>,
+    listener: TcpListener,
+) -> io::Result<Server> {
     let config = shared.config.clone();
     let workers = config.server.workers();
-    let for_workers = shared.clone();
+    let (updates, reloader) = (reloader.updates(), reloader.clone());
     let limits = Arc::new(ConnectionLimits::new(&config));
     // The limits themselves refuse connections. This one only holds if they are accepted faster
     // than refused ones are closed.
@@ -37,6 +43,7 @@ pub(crate) fn client_server(shared: &Shared, listener: TcpListener) -> io::Resul
         .disable_signals();
     let admitting = limits.clone();
     let registry = shared.engine.registry().clone();
+    let account = shared.engine.account().clone();
     let options = ConnectionOptions {
         draining: Some(Arc::new(move || registry.is_draining())),
         admit: Some(Arc::new(move |socket| admitting.admit(socket))),
@@ -50,10 +57,11 @@ pub(crate) fn client_server(shared: &Shared, listener: TcpListener) -> io::Resul
             clippy::expect_used,
             reason = "the same service was built before the workers started"
         )]
-        let service = Service::new(&for_workers).expect("a worker's service");
-        actix_web::rt::spawn(return_memory(service.engine.account().clone()));
+        let service = WorkerService::new(updates.clone()).expect("a worker's service");
+        actix_web::rt::spawn(return_memory(account.clone()));
         App::new()
-            .app_data(web::Data::new(service))
+            .app_data(Rc::new(service))
+            .app_data(web::Data::from(reloader.clone()))
             .app_data(web::Data::from(limits.clone()))
             .wrap(from_fn(request_middleware))
             .configure(configure)
@@ -63,8 +71,11 @@ pub(crate) fn client_server(shared: &Shared, listener: TcpListener) -> io::Resul
 }
 
 /// Serves operations on their own listener and worker, which the limits of clients do not affect.
-pub(crate) fn operations_server(shared: &Shared, listener: TcpListener) -> io::Result<Server> {
-    let shared = shared.clone();
+pub(crate) fn operations_server(
+    reloader: &Arc<Reloader>,
+    listener: TcpListener,
+) -> io::Result<Server> {
+    let (updates, reloader) = (reloader.updates(), reloader.clone());
     let builder = Server::build().workers(1).disable_signals();
     let options = ConnectionOptions {
         direct_writes: false,
@@ -75,9 +86,10 @@ pub(crate) fn operations_server(shared: &Shared, listener: TcpListener) -> io::R
             clippy::expect_used,
             reason = "the same service was built before the workers started"
         )]
-        let service = Service::new(&shared).expect("a worker's service");
+        let service = WorkerService::new(updates.clone()).expect("a worker's service");
         let application = App::new()
-            .app_data(web::Data::new(service))
+            .app_data(Rc::new(service))
+            .app_data(web::Data::from(reloader.clone()))
             .app_data(Operations)
             .wrap(from_fn(request_middleware))
             .configure(configure_operations);

@@ -30,6 +30,7 @@ use crate::cluster::Cluster;
 use crate::config::address_range::AddressRange;
 use crate::config::schema;
 use crate::config::schema::Config;
+use crate::config::secret::Secret;
 use crate::host_policy::HostPolicy;
 use crate::limits::Limits;
 use crate::metrics::{Gauges, Metrics};
@@ -70,6 +71,8 @@ pub struct Service {
     pub cluster: Option<Arc<Cluster>>,
     /// Limits of clients, and what they have used.
     pub limits: Arc<Limits>,
+    /// The clients of the upstreams, with what they were made from.
+    endpoints: Vec<(EndpointKey, Arc<OpenAi>)>,
     /// The worker's part of the gauges.
     gauges: Gauges,
     /// Request headers that go to the upstream.
@@ -107,7 +110,53 @@ pub struct Shared {
     pub limits: Arc<Limits>,
 }
 
+/// What a client of an upstream is made from.
+#[derive(Clone, Debug, PartialEq)]
+struct EndpointKey {
+    name: String,
+    base_url: String,
+    api_key: Option<Secret>,
+    connect_timeout: Duration,
+    max_event: usize,
+    accept_client_key: bool,
+}
+
 impl Shared {
+    /// Returns the state with another configuration. Upstreams that stay the same keep their health
+    /// and counters.
+    pub(crate) fn with_config(&self, config: Config) -> Self {
+        let running = &self.config;
+        let same = config.upstreams == running.upstreams && config.breaker == running.breaker;
+        let upstreams = match same {
+            true => self.upstreams.clone(),
+            false => {
+                let fresh = Self::upstreams(&config, None);
+                let keeps = config.breaker == running.breaker;
+                let known = |name: &str| {
+                    let mut upstreams = self.upstreams.iter();
+                    upstreams.find(|known| keeps && known.config.name == name)
+                };
+                let fresh = fresh.iter().cloned();
+                fresh
+                    .map(|upstream| match known(&upstream.config.name) {
+                        Some(known) => upstream.after(known),
+                        None => upstream,
+                    })
+                    .collect()
+            }
+        };
+        let budget = config.retry.budget_percent;
+        Self {
+            upstreams,
+            retry_budget: match budget == running.retry.budget_percent {
+                true => self.retry_budget.clone(),
+                false => Arc::new(RetryBudget::new(budget)),
+            },
+            config: Arc::new(config),
+            ..self.clone()
+        }
+    }
+
     /// Returns the configured upstreams, or the embedded simulator if `simulator` has its base URL.
     #[must_use]
     pub fn upstreams(config: &Config, simulator: Option<String>) -> Arc<[SharedUpstream]> {
@@ -154,12 +203,27 @@ impl Service {
     /// # Errors
     /// An upstream that cannot be set up, by name.
     pub fn new(shared: &Shared) -> Result<Self, String> {
+        Self::build(shared, &[])
+    }
+
+    /// Creates the state of a worker after a reload. Clients of upstreams that stay the same are
+    /// kept, with their connections.
+    ///
+    /// # Errors
+    /// An upstream that cannot be set up, by name.
+    pub(crate) fn following(shared: &Shared, earlier: &Self) -> Result<Self, String> {
+        Self::build(shared, &earlier.endpoints)
+    }
+
+    fn build(shared: &Shared, known: &[(EndpointKey, Arc<OpenAi>)]) -> Result<Self, String> {
         let config = shared.config.clone();
-        let routes = shared
-            .upstreams
-            .iter()
-            .map(|upstream| route(&config, upstream))
-            .collect::<Result<_, _>>()?;
+        let mut routes = Vec::new();
+        let mut endpoints = Vec::new();
+        for upstream in shared.upstreams.iter() {
+            let (key, endpoint) = endpoint(&config, upstream, known)?;
+            routes.push(route(&config, upstream, endpoint.clone()));
+            endpoints.push((key, endpoint));
+        }
         let schema::Retry {
             attempts,
             backoff,
@@ -229,6 +293,7 @@ impl Service {
             tickets: shared.tickets.clone(),
             cluster: shared.cluster.clone(),
             limits: shared.limits.clone(),
+            endpoints,
             forwarded,
         })
     }
@@ -461,26 +526,47 @@ fn core_timeouts(timeouts: &schema::Timeouts) -> Timeouts {
     }
 }
 
-fn route(config: &Config, shared: &SharedUpstream) -> Result<Route, String> {
+/// Returns the client of an upstream, one of `known` if it is the same.
+fn endpoint(
+    config: &Config,
+    shared: &SharedUpstream,
+    known: &[(EndpointKey, Arc<OpenAi>)],
+) -> Result<(EndpointKey, Arc<OpenAi>), String> {
     let upstream = &shared.config;
-    let timeouts = config.timeouts_of(upstream);
-    let options = OpenAiOptions {
+    let key = EndpointKey {
         name: upstream.name.clone(),
         base_url: upstream.base_url.clone(),
+        api_key: upstream.api_key.clone(),
+        connect_timeout: config.timeouts_of(upstream).connect,
+        max_event: config.limits.event,
+        accept_client_key: upstream.accept_client_key,
+    };
+    if let Some((_, endpoint)) = known.iter().find(|(known, _)| *known == key) {
+        return Ok((key, endpoint.clone()));
+    }
+    let options = OpenAiOptions {
+        name: key.name.clone(),
+        base_url: key.base_url.clone(),
         api_key: upstream
             .api_key
             .as_ref()
             .map(|key| SecretString::from(key.expose())),
-        connect_timeout: timeouts.connect,
-        max_event: config.limits.event,
-        accept_client_key: upstream.accept_client_key,
+        connect_timeout: key.connect_timeout,
+        max_event: key.max_event,
+        accept_client_key: key.accept_client_key,
     };
+    let endpoint =
+        OpenAi::new(options).map_err(|error| format!("upstream '{}': {error}", upstream.name))?;
+    Ok((key, Arc::new(endpoint)))
+}
+
+fn route(config: &Config, shared: &SharedUpstream, endpoint: Arc<OpenAi>) -> Route {
+    let upstream = &shared.config;
+    let timeouts = config.timeouts_of(upstream);
     let api = match upstream.api {
         schema::Api::Chat => Api::Chat,
         schema::Api::Responses => Api::Responses,
     };
-    let endpoint =
-        OpenAi::new(options).map_err(|error| format!("upstream '{}': {error}", upstream.name))?;
     let models = upstream.models.clone();
     let binding = move |public: &str| {
         let name = models.upstream_name(public)?.to_owned();
@@ -492,8 +578,8 @@ fn route(config: &Config, shared: &SharedUpstream) -> Result<Route, String> {
     };
     // Without a region on either side no upstream is preferred.
     let far = matches!((&config.server.region, &upstream.region), (Some(here), Some(there)) if here != there);
-    Ok(Route {
-        endpoint: Arc::new(endpoint),
+    Route {
+        endpoint,
         api,
         models: Arc::new(binding),
         weight: upstream.weight,
@@ -506,5 +592,5 @@ fn route(config: &Config, shared: &SharedUpstream) -> Result<Route, String> {
             schema::Continuation::FinalMessage => Continuation::FinalMessage,
         },
         stats: shared.stats.clone(),
-    })
+    }
 }

@@ -9,6 +9,7 @@ use std::sync::OnceLock;
 
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::reload::Handle;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::config::schema::{Log, LogFormat};
@@ -22,6 +23,9 @@ const LIBRARIES: &str = "actix_server=warn,actix_server::accept=off,actix_http::
 /// Maximum number of lines that wait to be written.
 const MAX_WAITING: usize = 8192;
 
+/// Replaces the filter.
+static FILTER: OnceLock<Box<dyn Fn(EnvFilter) + Send + Sync>> = OnceLock::new();
+
 /// Counts the dropped lines of the process.
 static DROPPED: OnceLock<ErrorCounter> = OnceLock::new();
 
@@ -34,8 +38,7 @@ pub struct LogGuard {
 /// Starts logging to standard error. Call it once.
 #[must_use]
 pub fn start(log: &Log) -> LogGuard {
-    let filter = EnvFilter::try_new(format!("{LIBRARIES},{}", log.filter))
-        .unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = filter_of(&log.filter);
     let colours = std::io::stderr().is_terminal();
     let (writer, guard) = NonBlockingBuilder::default()
         .lossy(true)
@@ -49,11 +52,37 @@ pub fn start(log: &Log) -> LogGuard {
         .with_writer(writer);
     // An error means that a test has installed a subscriber.
     let _ = match log.format {
-        LogFormat::Text => subscriber.finish().try_init(),
-        LogFormat::Json => subscriber.json().finish().try_init(),
+        LogFormat::Text => {
+            let subscriber = subscriber.with_filter_reloading();
+            keep_filter(subscriber.reload_handle());
+            subscriber.finish().try_init()
+        }
+        LogFormat::Json => {
+            let subscriber = subscriber.json().with_filter_reloading();
+            keep_filter(subscriber.reload_handle());
+            subscriber.finish().try_init()
+        }
     };
     std::panic::set_hook(Box::new(log_panic));
     LogGuard { _writer: guard }
+}
+
+fn filter_of(text: &str) -> EnvFilter {
+    EnvFilter::try_new(format!("{LIBRARIES},{text}")).unwrap_or_else(|_| EnvFilter::new("info"))
+}
+
+fn keep_filter<S: 'static>(handle: Handle<EnvFilter, S>) {
+    let _ = FILTER.set(Box::new(move |filter| {
+        // An error means that the subscriber is gone.
+        let _ = handle.reload(filter);
+    }));
+}
+
+/// Logs by this filter from now on.
+pub(crate) fn set_filter(text: &str) {
+    if let Some(replace) = FILTER.get() {
+        replace(filter_of(text));
+    }
 }
 
 /// Returns the number of log lines that were dropped since the start.

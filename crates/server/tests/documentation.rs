@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use support::{Request, World, eventually, start};
-use tokenwire::config::Config;
 use tokenwire::config::schema::Upstream;
+use tokenwire::config::{Applies, Config};
 use tokenwire_core::model::error::ErrorCode;
 
 /// Where routes are registered.
@@ -390,7 +390,12 @@ fn configuration_page_lists_exactly_the_keys_of_the_schema() {
         for key in &section.keys {
             assert!(!key.about.is_empty(), "{} has no comment", key.path);
             let about = key.about.trim().replace('|', "\\|");
-            let _ = writeln!(expected, "| `{}` | `{}` | {about} |", key.path, key.default);
+            let restart = match Applies::of(&key.path).unwrap() {
+                Applies::Reload => "",
+                Applies::Restart => " A change needs a restart.",
+            };
+            let (path, default) = (&key.path, &key.default);
+            let _ = writeln!(expected, "| `{path}` | `{default}` | {about}{restart} |");
         }
     }
     assert_generated("configuration", &expected);

@@ -51,6 +51,10 @@ pub(crate) const NGINX: Package = Package {
     name: "nginx",
     found_by: Probe::Program("nginx"),
 };
+pub(crate) const OPENSSL: Package = Package {
+    name: "openssl",
+    found_by: Probe::Program("openssl"),
+};
 pub(crate) const PYTHON: Package = Package {
     name: "python3",
     found_by: Probe::Program("python3"),

@@ -1,7 +1,8 @@
 //! The table of steps of `cargo xtask test`. A new check is a new row here.
 
 use crate::debian::{
-    CADDY, CHROMIUM, CURL, FONTS, HAPROXY, NCHAN, NGINX, PYTHON, REDIS, SYSTEMD, VALGRIND, VENV,
+    CADDY, CHROMIUM, CURL, FONTS, HAPROXY, NCHAN, NGINX, OPENSSL, PYTHON, REDIS, SYSTEMD, VALGRIND,
+    VENV,
 };
 use crate::error::Error;
 use crate::need::Need;
@@ -42,7 +43,12 @@ pub(crate) const STEPS: &[Step] = &[
         name: "test",
         about: "the unit and integration tests pass",
         tiers: DEFAULT,
-        needs: &[Need::Debian(REDIS), Need::Debian(SYSTEMD)],
+        needs: &[
+            Need::Debian(NGINX),
+            Need::Debian(OPENSSL),
+            Need::Debian(REDIS),
+            Need::Debian(SYSTEMD),
+        ],
         run: rust::test,
     },
     Step {

@@ -126,6 +126,8 @@ codes! {
     TooManyConnections = "too_many_connections", 429, Client, true, "Close connections; the setting is `server.max_connections_per_address`.";
     /// No file descriptor is left for a connection to the upstream.
     OutOfDescriptors = "out_of_descriptors", 503, Gateway, true, "Try again after `Retry-After`. The operator has to raise the limit of open files (`ulimit -n`).";
+    /// The configuration that a reload has read cannot be used.
+    ReloadFailed = "reload_failed", 422, Client, false, "Correct what the message names; the earlier configuration stays in force until then.";
     /// The key or its owner has reached a limit of requests, tokens or streams.
     RateLimitExceeded = "rate_limit_exceeded", 429, Client, true, "Try again after `Retry-After`; the limits are `limits.per_key`, `limits.per_owner` and those of the key.";
     /// The request needs more than a limit of the key or its owner ever allows.

@@ -31,13 +31,19 @@ const POLL: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub struct Authenticator {
     keys: RwLock<Arc<Keyring>>,
-    /// Keys that do not change while the process runs.
-    fixed: Vec<Rights>,
+    rights: Mutex<AllRights>,
     file: Option<Mutex<WatchedFile>>,
     issuers: JwtIssuers,
     /// Tokens of them that were checked.
     verified: VerifiedTokens,
     revocations: Arc<Revocations>,
+}
+
+/// The rights of all keys, by where they come from.
+#[derive(Debug)]
+struct AllRights {
+    configured: Vec<Rights>,
+    in_file: Vec<Rights>,
 }
 
 #[derive(Debug)]
@@ -71,7 +77,10 @@ impl Authenticator {
         let fixed = vec![Rights::of_anonymous(KeyHash::of(key))];
         Self {
             keys: RwLock::new(Arc::new(Keyring::new(fixed.clone(), &Keyring::default()))),
-            fixed,
+            rights: Mutex::new(AllRights {
+                configured: fixed,
+                in_file: Vec::new(),
+            }),
             file: None,
             issuers: JwtIssuers::default(),
             verified: VerifiedTokens::default(),
@@ -84,20 +93,24 @@ impl Authenticator {
         file: Option<KeysFile>,
         issuers: JwtIssuers,
     ) -> Result<Self, KeysFileError> {
-        let mut all = fixed.clone();
+        let mut in_file = Vec::new();
         let mut watched = None;
         if let Some(file) = file {
             let seen = file.version()?;
-            all.extend(below_no_issuer(rights(&file.read()?), &issuers));
+            in_file = below_no_issuer(rights(&file.read()?), &issuers);
             watched = Some(Mutex::new(WatchedFile {
                 file,
                 seen,
                 failed: false,
             }));
         }
+        let rights = AllRights {
+            configured: fixed,
+            in_file,
+        };
         Ok(Self {
-            keys: RwLock::new(Arc::new(Keyring::new(all, &Keyring::default()))),
-            fixed,
+            keys: RwLock::new(Arc::new(Keyring::new(rights.all(), &Keyring::default()))),
+            rights: Mutex::new(rights),
             file: watched,
             issuers,
             verified: VerifiedTokens::default(),
@@ -212,12 +225,26 @@ impl Authenticator {
         let Some(entries) = changed(watched) else {
             return;
         };
-        let read = below_no_issuer(rights(&entries), &self.issuers);
-        let all = self.fixed.iter().cloned().chain(read);
-        let earlier = self.keys.read().clone();
-        let later = Arc::new(Keyring::new(all, &earlier));
-        *self.keys.write() = later.clone();
-        let gone = earlier.missing_in(&later);
+        let in_file = below_no_issuer(rights(&entries), &self.issuers);
+        self.change(|known| known.in_file = in_file).await;
+    }
+
+    /// Replaces the keys of the configuration, and revokes those that are gone.
+    pub(crate) async fn replace_keys(&self, entries: &[KeyEntry]) {
+        self.change(|known| known.configured = rights(entries))
+            .await;
+    }
+
+    async fn change(&self, change: impl FnOnce(&mut AllRights)) {
+        let (later, gone) = {
+            let mut known = self.rights.lock();
+            change(&mut known);
+            let earlier = self.keys.read().clone();
+            let later = Arc::new(Keyring::new(known.all(), &earlier));
+            *self.keys.write() = later.clone();
+            let gone = earlier.missing_in(&later);
+            (later, gone)
+        };
         tracing::info!(
             keys = later.len(),
             revoked = gone.len(),
@@ -251,6 +278,14 @@ impl RevocableKeys for Authenticator {
             join_all(listed.iter().map(|key| key.revocation.revoke())).await;
         };
         revoked.boxed()
+    }
+}
+
+// === impl AllRights ===
+
+impl AllRights {
+    fn all(&self) -> impl Iterator<Item = Rights> {
+        self.configured.iter().chain(&self.in_file).cloned()
     }
 }
 

@@ -27,15 +27,22 @@ impl std::fmt::Debug for MadeKey {
     }
 }
 
-/// Returns a key if one is needed: no credentials are configured, others reach the address, and there
+/// Returns whether clients need a key although none is configured: others reach the address, and there
 /// is an upstream's key to guard.
 #[must_use]
-pub fn made_key(config: &Config, address: SocketAddr) -> Option<MadeKey> {
+pub(crate) fn needs_key(config: &Config, address: SocketAddr) -> bool {
     let server = &config.server;
     let is_public = !address.ip().to_canonical().is_loopback()
         || !server.allowed_hosts.is_empty()
         || server.public_url.is_some();
-    if config.auth.has_keys() || config.auth.anonymous || !is_public || !config.has_upstream_key() {
+    !config.auth.has_keys() && !config.auth.anonymous && is_public && config.has_upstream_key()
+}
+
+/// Returns a key if one is needed: no credentials are configured, others reach the address, and there
+/// is an upstream's key to guard.
+#[must_use]
+pub fn made_key(config: &Config, address: SocketAddr) -> Option<MadeKey> {
+    if !needs_key(config, address) {
         return None;
     }
     let path = match (config.store.kind, &config.store.path) {

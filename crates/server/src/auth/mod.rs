@@ -33,6 +33,7 @@ pub(crate) use credential::{CREDENTIAL_HEADERS, has_credential};
 pub use identity::Identity;
 pub(crate) use keys_file::to_yaml;
 pub use keys_file::{KeysFile, KeysFileError};
+pub(crate) use made_key::needs_key;
 pub use made_key::{MadeKey, announcement, made_key};
 pub(crate) use revocation::{OpenBody, Revocation};
 pub(crate) use revocation_request::RevocationRequest;

@@ -4,7 +4,8 @@
 //! Redis is asked once for a stream of another node, never per token: `membership` says where the
 //! process of a tag listens and whether it is alive, and `claims` has the idempotency keys.
 //! `shared_logs` has what outlives a node: what it stored of ended responses, and the records of those
-//! that are replicated while they run. `source` puts these together for the engine. `sweep` and
+//! that are replicated while they run. `owners` asks for a process once for all that look for it, and
+//! `source` puts these together for the engine. `sweep` and
 //! `deliveries` go on with what a lost node left, and `lease` keeps a node that slept from going on
 //! with what another one has taken over. `tickets` has the tickets that were used.
 
@@ -14,6 +15,7 @@ mod lease;
 mod lost_usage;
 mod membership;
 mod node_record;
+mod owners;
 mod revocations;
 mod shared_logs;
 mod source;
@@ -36,7 +38,10 @@ use tokenwire_core::log::{FlushOptions, LogStore};
 use tokenwire_core::model::error::{ApiError, ErrorCode};
 use tokenwire_core::model::id::Tag;
 use tokenwire_peer::{Client, NodeAddress, Secret, Server, Strangers};
-use tokenwire_store::redis::{RedisClient, RedisError, RedisOptions, RedisRetention, RedisStore};
+use tokenwire_store::DiskStore;
+use tokenwire_store::redis::{
+    RedisClient, RedisError, RedisOptions, RedisRetention, RedisStore, ServerInfo,
+};
 
 use crate::config::schema::{self, Config, Replicate};
 use crate::listeners::handover_path;
@@ -45,6 +50,7 @@ use deliveries::Deliveries;
 use lease::Lease;
 use membership::{LEASE_MS, Membership};
 use node_record::NodeRecord;
+use owners::Owners;
 use shared_logs::SharedLogs;
 
 /// Addresses of nodes that are remembered.
@@ -74,8 +80,11 @@ pub struct Cluster {
     /// This node, once it listens.
     own: OnceLock<NodeRecord>,
     strangers: OnceLock<Arc<Strangers>>,
-    /// The clients of other nodes, by tag.
-    clients: Mutex<HashMap<Tag, Client>>,
+    /// The clients of other nodes and what they were made of, by tag.
+    clients: Mutex<HashMap<Tag, (NodeRecord, Client)>>,
+    owners: Owners,
+    /// The node's own store, where it has one.
+    store: Option<Arc<DiskStore>>,
 }
 
 impl fmt::Debug for Cluster {
@@ -94,7 +103,11 @@ impl Cluster {
     /// # Errors
     /// [`ServeError::Cluster`] if Redis refuses the password, is too old, or drops data when it is
     /// full.
-    pub(crate) fn open(config: &Config, tag: Tag) -> Result<Option<Arc<Self>>, ServeError> {
+    pub(crate) fn open(
+        config: &Config,
+        tag: Tag,
+        store: Option<Arc<DiskStore>>,
+    ) -> Result<Option<Arc<Self>>, ServeError> {
         let (Some(url), Some(secret)) = (&config.cluster.url, &config.cluster.secret) else {
             return Ok(None);
         };
@@ -109,6 +122,7 @@ impl Cluster {
         let logs = SharedLogs::new(RedisStore::new(redis.clone(), retention), redis.clone());
         let this = Self {
             logs: Arc::new(logs),
+            store,
             deliveries: Deliveries::default(),
             lease: Arc::new(Lease::new(Duration::from_millis(LEASE_MS))),
             name: config.cluster.name.clone().unwrap_or_else(machine),
@@ -118,13 +132,17 @@ impl Cluster {
             own: OnceLock::new(),
             strangers: OnceLock::new(),
             clients: Mutex::default(),
+            owners: Owners::default(),
             config: config.cluster.clone(),
             tag,
             redis,
         };
         match futures::executor::block_on(this.check()) {
-            Ok(None) => {}
-            Ok(Some(problem)) => return Err(refused(&problem)),
+            Ok(info) => {
+                if let Some(problem) = problem(&info) {
+                    return Err(refused(&problem));
+                }
+            }
             Err(error) if error.is_retryable() => tracing::warn!(
                 %error,
                 "the Redis of cluster.url does not answer: streams of this node work, those of other nodes once it does"
@@ -134,15 +152,9 @@ impl Cluster {
         Ok(Some(Arc::new(this)))
     }
 
-    /// Asks Redis what it is. Returns why it cannot be used.
-    async fn check(&self) -> Result<Option<String>, RedisError> {
-        let info = self.redis.check().await?;
-        Ok((!info.keeps_everything()).then(|| {
-            format!(
-                "the maxmemory-policy of Redis is {}, by which it drops streams when it is full; set it to noeviction",
-                info.eviction_policy
-            )
-        }))
+    /// Asks Redis what it is.
+    async fn check(&self) -> Result<ServerInfo, RedisError> {
+        self.redis.check().await
     }
 
     /// Returns the name of this process.
@@ -211,6 +223,7 @@ impl Cluster {
             bound.map_err(|source| ServeError::ClusterListen { address, source })?;
         let _ = self.own.set(NodeRecord {
             address: self.config.advertised(bound),
+            holder: None,
             name: self.name.clone(),
             protocol: tokenwire_peer::VERSION,
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -222,13 +235,16 @@ impl Cluster {
     /// Returns the client of a process that was asked before.
     fn known(&self, tag: &str) -> Option<Client> {
         let tag: Tag = tag.parse().ok()?;
-        self.clients.lock().get(&tag).cloned()
+        let clients = self.clients.lock();
+        clients.get(&tag).map(|(_, client)| client.clone())
     }
 
     /// Returns the client of a process, and remembers it.
     fn client(&self, tag: &Tag, record: &NodeRecord) -> Client {
         let mut clients = self.clients.lock();
-        if let Some(client) = clients.get(tag) {
+        if let Some((known, client)) = clients.get(tag)
+            && known == record
+        {
             return client.clone();
         }
         if clients.len() >= KNOWN {
@@ -237,13 +253,23 @@ impl Cluster {
         }
         let address = NodeAddress {
             address: record.address.clone(),
-            tag: tag.clone(),
+            tag: record.holder(tag),
             secret: self.secret.clone(),
         };
         let client = Client::node(record.name.as_str(), address);
-        clients.insert(tag.clone(), client.clone());
+        clients.insert(tag.clone(), (record.clone(), client.clone()));
         client
     }
+}
+
+/// Returns why a Redis cannot be used.
+fn problem(info: &ServerInfo) -> Option<String> {
+    (!info.keeps_everything()).then(|| {
+        format!(
+            "the maxmemory-policy of Redis is {}, by which it drops streams when it is full; set it to noeviction",
+            info.eviction_policy
+        )
+    })
 }
 
 fn bind(address: &str, shared: bool) -> std::io::Result<TcpListener> {

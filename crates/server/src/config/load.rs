@@ -68,10 +68,31 @@ impl Config {
             sources,
         })
     }
+
+    /// Checks a configuration that was put together from others. `origin` says how.
+    ///
+    /// # Errors
+    /// Values that cannot work.
+    pub(crate) fn check(&self, origin: &str) -> Result<(), ConfigError> {
+        let findings = check(self).into_iter();
+        let problems: Vec<Problem> = findings
+            .map(|finding| Problem {
+                origin: origin.to_owned(),
+                key: written(&finding.path),
+                found: finding.found,
+                expected: finding.expected,
+                remedy: finding.remedy,
+            })
+            .collect();
+        match problems.is_empty() {
+            true => Ok(()),
+            false => Err(ConfigError { problems }),
+        }
+    }
 }
 
 /// Returns the defaults with one item in each list of sections, so that it contains every key.
-fn template() -> Value {
+pub(super) fn template() -> Value {
     let whole = Config {
         upstreams: vec![Upstream::default()],
         auth: Auth {
@@ -469,10 +490,11 @@ fn remove(root: &mut Merged, path: &[String]) -> bool {
     }
 }
 
-/// Returns the paths of all keys with values. A list counts as one value.
-fn leaves(template: &Value) -> Vec<Vec<String>> {
+/// Returns the paths of all keys with values. A list counts as one value, and so does an empty map,
+/// whose keys are the operator's.
+pub(super) fn leaves(template: &Value) -> Vec<Vec<String>> {
     match template {
-        Value::Object(keys) => keys
+        Value::Object(keys) if !keys.is_empty() => keys
             .iter()
             .flat_map(|(key, below)| {
                 leaves(below)

@@ -12,6 +12,7 @@
 
 mod address_check;
 pub mod address_range;
+mod applies;
 pub mod auth;
 mod chat;
 mod check;
@@ -35,6 +36,7 @@ pub mod timeouts;
 pub mod units;
 mod upstream;
 
+pub use applies::{Applies, SETTINGS};
 pub use environment::{CONFIG_FILE, PREFIX, of_this_process};
 pub use file::DEFAULT_PATH;
 pub(crate) use file::parse as parse_yaml;

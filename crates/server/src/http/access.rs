@@ -1,6 +1,7 @@
 //! Which requests need a credential.
 //!
-//! Every path under `/v1` does. `/metrics` is for operators, for this machine, and for the listener
+//! Every path under `/v1` does. Those under `/admin` need an operator's key in a header, or without
+//! `auth` a client on this machine. `/metrics` is for operators, for this machine, and for the listener
 //! of operations. What is open is the same for everyone: the page, its modules, the documentation,
 //! and health checks, which show the status only.
 
@@ -96,15 +97,16 @@ pub(super) async fn identify(
     if path == "/v1" || path.starts_with("/v1/") {
         return client(request, service).await;
     }
+    if path == "/admin" || path.starts_with("/admin/") {
+        return operator(request, service, host);
+    }
     let Some(auth) = &service.auth else {
         return Ok(None);
     };
     if !matches!(path, "/metrics" | "/readyz") {
         return Ok(None);
     }
-    let is_near = request.app_data::<Operations>().is_some()
-        || host.is_some_and(|host| host.is_local(request.head()));
-    if is_near {
+    if is_near(request, host) {
         return Ok(None);
     }
     let identity = auth.identify(request.headers()).await;
@@ -123,4 +125,33 @@ pub(super) async fn identify(
     let message =
         "Metrics need a key with the role 'operator', or the listener of server.operations.";
     Err(ApiError::new(ErrorCode::RoleRequired, message))
+}
+
+/// Returns the operator who sent a request: by a key in a header, never by a ticket or a cookie.
+/// Without `auth` a client on this machine, or of the listener for operations, counts as one.
+fn operator(
+    request: &ServiceRequest,
+    service: &Service,
+    host: Option<&ClientHost>,
+) -> Result<Option<Identity>, ApiError> {
+    let message = match &service.auth {
+        Some(auth) => {
+            let identity = auth.identify(request.headers())?;
+            if identity.is_operator() {
+                return Ok(Some(identity));
+            }
+            "This needs a key with the role 'operator'."
+        }
+        None if is_near(request, host) => return Ok(None),
+        None => {
+            "Without auth.keys this is for clients on the gateway's own machine and for the listener of server.operations."
+        }
+    };
+    Err(ApiError::new(ErrorCode::RoleRequired, message))
+}
+
+/// Whether a request comes from this machine, or over the listener for operations.
+fn is_near(request: &ServiceRequest, host: Option<&ClientHost>) -> bool {
+    request.app_data::<Operations>().is_some()
+        || host.is_some_and(|host| host.is_local(request.head()))
 }

@@ -2,6 +2,7 @@
 //! panics.
 
 use std::panic::AssertUnwindSafe;
+use std::rc::Rc;
 
 use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
@@ -28,6 +29,7 @@ use crate::auth::Identity;
 use crate::host_policy::{ClientHost, HostNotAllowed};
 use crate::limits::ClientMeter;
 use crate::origin_policy::{Effect, OriginPolicy, PageOrigin};
+use crate::reload::WorkerService;
 use crate::service::Service;
 use tokenwire_connection::Reserved;
 
@@ -44,7 +46,12 @@ pub async fn request_middleware(
     let timing = Timing::start();
     let id = random_id("req_");
     let version = request.version();
-    let Some(service) = request.app_data::<web::Data<Service>>().cloned() else {
+    let worker = request.app_data::<Rc<WorkerService>>().cloned();
+    let service = match worker {
+        Some(worker) => Some(worker.give_to(&mut request)),
+        None => request.app_data::<web::Data<Service>>().cloned(),
+    };
+    let Some(service) = service else {
         return next
             .call(request)
             .await

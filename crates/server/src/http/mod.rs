@@ -14,6 +14,7 @@ mod object_body;
 mod outbound;
 mod page;
 mod presented;
+mod reload;
 mod resource;
 mod responses;
 mod revocable_body;

@@ -5,8 +5,8 @@ use actix_web::web;
 use super::resource::{get, resource};
 use super::unknown_path::unknown;
 use super::{
-    chat, documentation, health, metrics, models, page, responses, sockets, streams, tickets,
-    usage, webhooks,
+    chat, documentation, health, metrics, models, page, reload, responses, sockets, streams,
+    tickets, usage, webhooks,
 };
 
 /// Registers every route.
@@ -80,5 +80,6 @@ fn operations(app: &mut web::ServiceConfig) {
     app.service(get(resource("/healthz", "GET, HEAD"), health::alive))
         .service(get(resource("/health", "GET, HEAD"), health::alive))
         .service(get(resource("/readyz", "GET, HEAD"), health::ready))
-        .service(get(resource("/metrics", "GET, HEAD"), metrics::expose));
+        .service(get(resource("/metrics", "GET, HEAD"), metrics::expose))
+        .service(resource("/admin/reload", "POST").route(web::post().to(reload::reload)));
 }

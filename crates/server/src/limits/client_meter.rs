@@ -60,11 +60,12 @@ impl Limits {
         owner: &Owner,
     ) -> ClientMeter {
         let owner = name_of(owner);
+        let settings = self.settings();
         let of_key = key.as_ref().and_then(|(id, own)| {
-            let limits = self.per_key.lower(own);
+            let limits = settings.per_key.lower(own);
             self.party(limits, false, || SubjectId::Key(id.clone()))
         });
-        let of_owner = self.party(self.per_owner, true, || SubjectId::Owner(owner.clone()));
+        let of_owner = self.party(settings.per_owner, true, || SubjectId::Owner(owner.clone()));
         ClientMeter {
             limits: self.clone(),
             key: key.map(|(id, _)| id),
@@ -76,7 +77,8 @@ impl Limits {
     /// Returns the meter of clients without a credential, where those are counted: if owners are
     /// limited, or models have prices.
     pub(crate) fn anonymous(self: &Arc<Self>) -> Option<ClientMeter> {
-        let counts = !self.per_owner.is_empty() || !self.prices().0.is_empty();
+        let settings = self.settings();
+        let counts = !settings.per_owner.is_empty() || !settings.prices.0.is_empty();
         counts.then(|| self.client(None, &Owner::Anonymous))
     }
 }
@@ -123,7 +125,8 @@ impl ClientMeter {
     /// Returns what a request needs.
     fn plan(&self, start: &MeteredStart<'_>) -> Result<Planned, ApiError> {
         let limits = &self.limits;
-        let price = limits.prices().of(start.model).copied();
+        let settings = limits.settings();
+        let price = settings.prices.of(start.model).copied();
         let has_budget = self.parties.iter().any(|party| party.limits.has_budget());
         if has_budget && price.is_none() {
             return Err(limits.refusals().price(start.model));
@@ -131,7 +134,7 @@ impl ClientMeter {
         let input = input_tokens(start.body);
         let largest = price.and_then(|price| price.max_output);
         let each = start.max_output.or(largest);
-        let each = each.unwrap_or_else(|| limits.reserve_output());
+        let each = each.unwrap_or_else(|| settings.reserve_output);
         let output = each.saturating_mul(u64::from(start.choices));
         let usage = TokenUsage {
             input,

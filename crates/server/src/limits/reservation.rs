@@ -150,7 +150,8 @@ impl OutputMeter for Reservation {
     fn extend(&self, output: u64) -> Option<u64> {
         let mut state = self.state.lock();
         let behind = output.saturating_sub(state.output);
-        let step = (state.output / 4).clamp(MIN_STEP, self.limits.reserve_output().max(MIN_STEP));
+        let settings = self.limits.settings();
+        let step = (state.output / 4).clamp(MIN_STEP, settings.reserve_output.max(MIN_STEP));
         let step = step.saturating_add(behind);
         let more = Amount {
             tokens: step,
@@ -161,7 +162,7 @@ impl OutputMeter for Reservation {
         };
         let at = Moment::present();
         let mut locked = self.parties.lock();
-        if self.limits.on_overrun() == Overrun::Stop {
+        if settings.on_overrun == Overrun::Stop {
             for (party, counters) in locked.iter_mut().flatten() {
                 if !counters.has_room(&party.limits, more, at) {
                     return None;

@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use tokenwire_core::model::error::{ApiError, ErrorCode};
 use tokenwire_core::model::id::Owner;
 use tokenwire_core::model::usage::TokenUsage;
@@ -32,11 +32,7 @@ const SWEEP: u32 = 60;
 /// The limits of all clients, with their counters. All workers share one.
 #[derive(Debug)]
 pub struct Limits {
-    pub(super) per_key: ClientLimits,
-    pub(super) per_owner: ClientLimits,
-    reserve_output: u64,
-    on_overrun: Overrun,
-    prices: Prices,
+    settings: RwLock<Arc<LimitSettings>>,
     subjects: Mutex<HashMap<SubjectId, Arc<Subject>>>,
     usage: Mutex<UsageTable>,
     refusals: Refusals,
@@ -45,6 +41,16 @@ pub struct Limits {
     /// The counters of all nodes, where there are several.
     shared: OnceLock<Arc<SharedCounters>>,
     store_away: StoreAway,
+}
+
+/// What the configuration says of limits. A reload replaces it.
+#[derive(Debug)]
+pub(super) struct LimitSettings {
+    pub(super) per_key: ClientLimits,
+    pub(super) per_owner: ClientLimits,
+    pub(super) reserve_output: u64,
+    pub(super) on_overrun: Overrun,
+    pub(super) prices: Prices,
 }
 
 /// What was used since the start of the process.
@@ -67,21 +73,26 @@ impl Limits {
     /// The limits of a configuration. Nothing is used yet.
     #[must_use]
     pub fn new(config: &Config) -> Arc<Self> {
-        let limits = &config.limits;
         Arc::new(Self {
-            per_key: limits.per_key,
-            per_owner: limits.per_owner,
-            reserve_output: limits.reserve_output,
-            on_overrun: limits.on_overrun,
-            prices: config.prices.clone(),
+            settings: RwLock::new(Arc::new(LimitSettings::of(config))),
             subjects: Mutex::default(),
             usage: Mutex::default(),
             refusals: Refusals::default(),
             totals: Totals::default(),
             records: OnceLock::new(),
             shared: OnceLock::new(),
-            store_away: limits.store_away,
+            store_away: config.limits.store_away,
         })
+    }
+
+    /// Applies the limits and prices of another configuration to what is asked for from now on.
+    /// Counters go on.
+    pub(crate) fn configure(&self, config: &Config) {
+        *self.settings.write() = Arc::new(LimitSettings::of(config));
+    }
+
+    pub(super) fn settings(&self) -> Arc<LimitSettings> {
+        self.settings.read().clone()
     }
 
     pub(super) fn party(
@@ -113,20 +124,8 @@ impl Limits {
         subject
     }
 
-    pub(super) fn prices(&self) -> &Prices {
-        &self.prices
-    }
-
     pub(super) fn refusals(&self) -> &Refusals {
         &self.refusals
-    }
-
-    pub(super) fn reserve_output(&self) -> u64 {
-        self.reserve_output
-    }
-
-    pub(super) fn on_overrun(&self) -> Overrun {
-        self.on_overrun
     }
 
     /// Counts what a request has used, and writes its record.
@@ -325,7 +324,8 @@ impl Limits {
             cached: 0,
             output,
         });
-        let price = self.prices.of(&row.model);
+        let settings = self.settings();
+        let price = settings.prices.of(&row.model);
         let cost = price.map_or(0, |price| cost(price, tokens));
         let today = today();
         let row = RowKey {
@@ -399,6 +399,21 @@ impl Limits {
             // Nothing else can get hold of it while the map is locked.
             Arc::strong_count(subject) > 1 || !subject.lock().is_idle(now)
         });
+    }
+}
+
+// === impl LimitSettings ===
+
+impl LimitSettings {
+    fn of(config: &Config) -> Self {
+        let limits = &config.limits;
+        Self {
+            per_key: limits.per_key,
+            per_owner: limits.per_owner,
+            reserve_output: limits.reserve_output,
+            on_overrun: limits.on_overrun,
+            prices: config.prices.clone(),
+        }
     }
 }
 

@@ -25,7 +25,7 @@ const OTHER: &str = "other";
 const SHARED: &str = "shared";
 
 /// Counts generations.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Generations {
     /// Upstream names in the order of the configuration.
     upstreams: Vec<Arc<str>>,
@@ -43,7 +43,7 @@ pub(super) struct Generations {
 }
 
 /// Series that need no lookup.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Frequent {
     chat: FrequentByApi,
     responses: FrequentByApi,
@@ -51,7 +51,7 @@ struct Frequent {
     upstreams: Vec<(Counter, Histogram)>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct FrequentByApi {
     started: Counter,
     completed: Counter,
@@ -89,22 +89,9 @@ struct Result {
 
 impl Generations {
     pub(super) fn new(config: &Config, registry: &mut Registry) -> Self {
-        let upstreams = match config.uses_simulator() {
-            true => vec!["simulator".into()],
-            false => config
-                .upstreams
-                .iter()
-                .map(|upstream| upstream.name.as_str().into())
-                .collect(),
-        };
-        let named = config
-            .upstreams
-            .iter()
-            .flat_map(|upstream| upstream.models.names());
-        let models = named.chain(config.default_model()).map(Arc::from).collect();
         let mut generations = Self {
-            upstreams,
-            models,
+            upstreams: upstream_names(config),
+            models: model_names(config),
             started: Family::default(),
             ended: Family::default(),
             events: Counter::default(),
@@ -153,6 +140,18 @@ impl Generations {
             each.reused.clone(),
         );
         generations
+    }
+
+    /// Returns the same series, with the names of another configuration.
+    pub(super) fn named_by(&self, config: &Config) -> Self {
+        let mut renamed = Self {
+            upstreams: upstream_names(config),
+            models: model_names(config),
+            frequent: Frequent::default(),
+            ..self.clone()
+        };
+        renamed.begin_at_zero(config);
+        renamed
     }
 
     /// Creates series with zeros at the start: a rate includes the first count only if there was a
@@ -282,6 +281,23 @@ impl Observer for Generations {
                 .inc();
         }
     }
+}
+
+/// Returns the names of the upstreams in the order of the configuration.
+fn upstream_names(config: &Config) -> Vec<Arc<str>> {
+    if config.uses_simulator() {
+        return vec!["simulator".into()];
+    }
+    let upstreams = config.upstreams.iter();
+    upstreams
+        .map(|upstream| upstream.name.as_str().into())
+        .collect()
+}
+
+fn model_names(config: &Config) -> BTreeSet<Arc<str>> {
+    let upstreams = config.upstreams.iter();
+    let named = upstreams.flat_map(|upstream| upstream.models.names());
+    named.chain(config.default_model()).map(Arc::from).collect()
 }
 
 fn api(api: Api) -> &'static str {

@@ -17,6 +17,7 @@ mod gauges;
 mod generations;
 mod logs;
 mod process;
+mod reloads;
 mod store;
 mod upstreams;
 mod webhooks;
@@ -25,13 +26,15 @@ pub(crate) use clients::Clients;
 pub(crate) use cluster::Nodes;
 pub use exposition::Format;
 pub use gauges::Gauges;
+pub(crate) use reloads::ConfigReloads;
+pub use reloads::Reloads;
 pub(crate) use store::Storage;
 pub(crate) use upstreams::Upstreams;
 pub(crate) use webhooks::Deliveries;
 
 use std::sync::Arc;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::{encode_eof, encode_registry};
 use prometheus_client::registry::{Metric, Registry};
@@ -51,7 +54,7 @@ pub struct Metrics {
     /// Metrics of the process, under their usual names.
     process: Registry,
     gauges: Gauges,
-    generations: Arc<Generations>,
+    generations: RwLock<Arc<Generations>>,
 }
 
 impl Metrics {
@@ -69,7 +72,7 @@ impl Metrics {
             own: Mutex::new(own),
             process,
             gauges,
-            generations: Arc::new(generations),
+            generations: RwLock::new(Arc::new(generations)),
         })
     }
 
@@ -93,7 +96,15 @@ impl Metrics {
     /// Returns the observer that counts generations.
     #[must_use]
     pub fn observer(&self) -> Arc<dyn Observer> {
-        self.generations.clone()
+        self.generations.read().clone()
+    }
+
+    /// Takes the names of upstreams and models from another configuration. Generations that run are
+    /// counted under the names that they started with.
+    pub(crate) fn configure(&self, config: &Config) {
+        let mut generations = self.generations.write();
+        let renamed = generations.named_by(config);
+        *generations = Arc::new(renamed);
     }
 
     /// Returns all metrics as text.

@@ -9,6 +9,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use tokenwire_core::upstream::{Counter, EndpointStats, HealthStatus};
+use tokio::sync::watch;
 
 use crate::shared_upstream::SharedUpstream;
 
@@ -117,13 +118,14 @@ const GAUGES: &[(&str, &str, Gauge)] = &[
 
 /// Collects the metrics of all upstreams.
 #[derive(Debug)]
-pub(crate) struct Upstreams(pub(crate) Arc<[SharedUpstream]>);
+pub(crate) struct Upstreams(pub(crate) watch::Receiver<Arc<[SharedUpstream]>>);
 
 impl Collector for Upstreams {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), Error> {
+        let upstreams = self.0.borrow().clone();
         for (name, help, count) in COUNTERS {
             let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-            for upstream in self.0.iter() {
+            for upstream in upstreams.iter() {
                 let label = [("upstream", upstream.config.name.as_str())];
                 ConstCounter::new(count(&upstream.stats).get())
                     .encode(family.encode_family(&label)?)?;
@@ -131,7 +133,7 @@ impl Collector for Upstreams {
         }
         for (name, help, value) in GAUGES {
             let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
-            for upstream in self.0.iter() {
+            for upstream in upstreams.iter() {
                 let label = [("upstream", upstream.config.name.as_str())];
                 ConstGauge::new(value(&upstream.stats)).encode(family.encode_family(&label)?)?;
             }

@@ -11,6 +11,8 @@ pub(crate) struct Process {
     pub(crate) address: SocketAddr,
     stdout: Option<JoinHandle<String>>,
     stderr: Option<JoinHandle<String>>,
+    /// Holds the configuration file.
+    folder: tempfile::TempDir,
 }
 
 impl Process {
@@ -104,12 +106,25 @@ impl Process {
             address,
             stdout: Some(stdout),
             stderr: Some(stderr),
+            folder,
         }
+    }
+
+    /// Replaces the configuration file.
+    pub(crate) fn configure(&self, config: &str) {
+        let part = self.folder.path().join("part");
+        std::fs::write(&part, config).unwrap();
+        std::fs::rename(part, self.folder.path().join("tokenwire.yaml")).unwrap();
     }
 
     /// Returns the process id.
     pub(crate) fn id(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Whether it has ended.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
     }
 
     pub(crate) fn terminate(&self) {

@@ -817,6 +817,28 @@ pub(super) const OPERATIONS: &[Operation] = &[
         example: "curl localhost:3000/metrics",
     },
     Operation {
+        method: "POST",
+        path: "/admin/reload",
+        id: "reload",
+        group: Group::Operation,
+        summary: "Read the configuration again",
+        about: "As SIGHUP does. Needs a key with the role `operator` in a header; without `auth` it is for clients on the gateway's machine. Running streams keep what they started with.",
+        parameters: &[],
+        body: None,
+        answers: &[Answer {
+            status: 200,
+            about: "The configuration is in force, but for the keys in `needs_restart`.",
+            content: &[("application/json", "Reload")],
+        }],
+        errors: &[
+            ErrorCode::InvalidApiKey,
+            ErrorCode::RoleRequired,
+            ErrorCode::OriginForbidden,
+            ErrorCode::ReloadFailed,
+        ],
+        example: "curl -X POST localhost:3000/admin/reload",
+    },
+    Operation {
         method: "GET",
         path: "/openapi.json",
         id: "openapi",

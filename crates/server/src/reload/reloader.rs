@@ -1,0 +1,178 @@
+//! Applies a configuration that was read again.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
+
+use tokio::sync::{Mutex, watch};
+
+use super::difference::Difference;
+use super::source::ConfigSource;
+use crate::auth::needs_key;
+use crate::config::{Config, ConfigError};
+use crate::metrics::Reloads;
+use crate::service::{Service, Shared, SharedUpstream};
+use crate::telemetry;
+
+/// Reads the configuration again and applies it. One per gateway.
+#[derive(Debug)]
+pub struct Reloader {
+    source: OnceLock<ConfigSource>,
+    address: SocketAddr,
+    shared: watch::Sender<Shared>,
+    upstreams: watch::Sender<Arc<[SharedUpstream]>>,
+    reloads: Arc<Reloads>,
+    /// Held by the reload that runs.
+    turn: Mutex<()>,
+}
+
+/// What a reload did.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Outcome {
+    /// Keys whose new values are in force.
+    pub changed: Vec<&'static str>,
+    /// Keys whose new values need a restart.
+    pub needs_restart: Vec<&'static str>,
+}
+
+/// Why a configuration was not applied. The running one stays in force.
+#[derive(Debug, thiserror::Error)]
+pub enum ReloadError {
+    /// The gateway is part of an application, which has made its configuration.
+    #[error("the gateway was started without a source that can be read again")]
+    NoSource,
+    /// It cannot be used.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// An upstream cannot be set up.
+    #[error("an upstream cannot be set up: {0}")]
+    Upstream(String),
+    /// Other machines would spend the key of an upstream.
+    #[error(
+        "other machines reach the gateway, which needs no credential, and an upstream would get an api_key; configure auth.keys or auth.anonymous and restart"
+    )]
+    Open,
+    /// Reading it was cut off.
+    #[error("the configuration was not read")]
+    NotRead,
+}
+
+// === impl Reloader ===
+
+impl Reloader {
+    pub(crate) fn new(
+        shared: Shared,
+        upstreams: watch::Sender<Arc<[SharedUpstream]>>,
+        reloads: Arc<Reloads>,
+        address: SocketAddr,
+    ) -> Self {
+        Self {
+            source: OnceLock::new(),
+            address,
+            shared: watch::Sender::new(shared),
+            upstreams,
+            reloads,
+            turn: Mutex::default(),
+        }
+    }
+
+    /// Reads the configuration from this source in future.
+    pub(crate) fn read_from(&self, source: ConfigSource) {
+        let _ = self.source.set(source);
+    }
+
+    pub(crate) fn source(&self) -> Option<&ConfigSource> {
+        self.source.get()
+    }
+
+    /// Returns the state that workers share now.
+    pub(crate) fn shared(&self) -> Shared {
+        self.shared.borrow().clone()
+    }
+
+    /// Returns what workers build their state from, now and after each reload.
+    pub(crate) fn updates(&self) -> watch::Receiver<Shared> {
+        self.shared.subscribe()
+    }
+
+    /// Returns the upstreams, now and after each reload.
+    pub(crate) fn upstreams(&self) -> watch::Receiver<Arc<[SharedUpstream]>> {
+        self.upstreams.subscribe()
+    }
+
+    /// Reads the configuration again and applies it. `why` is logged. Calls wait for each other.
+    ///
+    /// # Errors
+    /// The configuration cannot be used. Nothing has changed then.
+    pub async fn reload(&self, why: &str) -> Result<Outcome, ReloadError> {
+        let _turn = self.turn.lock().await;
+        let result = self.apply().await;
+        self.reloads.count(result.is_ok());
+        match &result {
+            Ok(outcome) => {
+                tracing::info!(why, changed = ?outcome.changed, "the configuration was read again");
+                if !outcome.needs_restart.is_empty() {
+                    let keys = &outcome.needs_restart;
+                    tracing::warn!(?keys, "changes of these keys need a restart");
+                }
+            }
+            Err(ReloadError::Config(error)) => {
+                for problem in &error.problems {
+                    tracing::error!(why, %problem, "the configuration cannot be used; the earlier one stays in force");
+                }
+            }
+            Err(error) => {
+                tracing::error!(why, %error, "the configuration cannot be used; the earlier one stays in force");
+            }
+        }
+        result
+    }
+
+    async fn apply(&self) -> Result<Outcome, ReloadError> {
+        let source = self.source.get().ok_or(ReloadError::NoSource)?.clone();
+        let read = tokio::task::spawn_blocking(move || source.read());
+        let wanted = read.await.map_err(|_| ReloadError::NotRead)??;
+        let running = self.shared.borrow().clone();
+        let Difference {
+            config,
+            changed,
+            needs_restart,
+        } = Difference::between(&running.config, wanted);
+        let outcome = Outcome {
+            changed,
+            needs_restart,
+        };
+        if outcome.changed.is_empty() {
+            return Ok(outcome);
+        }
+        // With values that need a restart it was valid. With the earlier ones it must be, too.
+        config.check("the new configuration, with earlier values where a restart is needed")?;
+        if running.auth.is_none() && needs_key(&config, self.address) {
+            return Err(ReloadError::Open);
+        }
+        self.put_in_force(&running, config).await?;
+        Ok(outcome)
+    }
+
+    async fn put_in_force(&self, running: &Shared, config: Config) -> Result<(), ReloadError> {
+        let later = running.with_config(config);
+        // Built once here, so that an error is reported before the workers change.
+        Service::new(&later).map_err(ReloadError::Upstream)?;
+        let config = later.config.clone();
+        let (auth, filter) = (later.auth.clone(), config.log.filter.clone());
+        if filter != running.config.log.filter {
+            telemetry::set_filter(&filter);
+        }
+        later.limits.configure(&config);
+        later.metrics.configure(&config);
+        if !Arc::ptr_eq(&later.upstreams, &running.upstreams) {
+            self.upstreams.send_replace(later.upstreams.clone());
+        }
+        self.shared.send_replace(later);
+        if let Some(auth) = auth
+            && config.auth.keys != running.config.auth.keys
+        {
+            auth.replace_keys(&config.auth.keys).await;
+        }
+        Ok(())
+    }
+}
