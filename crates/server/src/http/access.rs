@@ -98,7 +98,7 @@ pub(super) async fn identify(
         return client(request, service).await;
     }
     if path == "/admin" || path.starts_with("/admin/") {
-        return operator(request, service, host);
+        return operator(request, service, host).await;
     }
     let Some(auth) = &service.auth else {
         return Ok(None);
@@ -129,14 +129,14 @@ pub(super) async fn identify(
 
 /// Returns the operator who sent a request: by a key in a header, never by a ticket or a cookie.
 /// Without `auth` a client on this machine, or of the listener for operations, counts as one.
-fn operator(
+async fn operator(
     request: &ServiceRequest,
     service: &Service,
     host: Option<&ClientHost>,
 ) -> Result<Option<Identity>, ApiError> {
     let message = match &service.auth {
         Some(auth) => {
-            let identity = auth.identify(request.headers())?;
+            let identity = auth.identify(request.headers()).await?;
             if identity.is_operator() {
                 return Ok(Some(identity));
             }
