@@ -199,6 +199,10 @@ impl Gateway {
             ..
         } = self;
         let signals = Signals::new()?;
+        if let Some(cluster) = &shared.cluster {
+            // Before a client gets an id that no other node could find.
+            cluster.renew().await;
+        }
         let clients = server.handle();
         let mut serving = actix_web::rt::spawn(server);
         let operations = operations.map(|(server, _)| {
@@ -220,8 +224,6 @@ impl Gateway {
             .collect();
         let member = match shared.cluster.clone() {
             Some(cluster) => {
-                // Before a client gets an id that no other node could find.
-                cluster.renew().await;
                 let sweep = cluster.clone();
                 let sweep = sweep.sweep(shared.engine.clone(), shared.webhooks.clone());
                 let engine = shared.engine.clone();
