@@ -223,6 +223,10 @@ impl Gateway {
         } = self;
         let signals = Signals::new()?;
         let reloading = tokio::spawn(reload::watch(reloader.clone()));
+        if let Some(cluster) = &shared.cluster {
+            // Before a client gets an id that no other node could find.
+            cluster.renew().await;
+        }
         let clients = server.handle();
         let mut serving = actix_web::rt::spawn(server);
         let operations = operations.map(|(server, _)| {
@@ -244,8 +248,6 @@ impl Gateway {
             .collect();
         let member = match shared.cluster.clone() {
             Some(cluster) => {
-                // Before a client gets an id that no other node could find.
-                cluster.renew().await;
                 let sweep = cluster.clone();
                 let sweep = sweep.sweep(shared.engine.clone(), shared.webhooks.clone());
                 let usage = cluster.clone();

@@ -29,10 +29,11 @@ pub use source::ClusterSource;
 use std::collections::HashMap;
 use std::fmt;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs as _};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use redis::{Pipeline, Script, cmd};
 use tokenwire_core::engine::{ReplicaOptions, Replicated, SharedEngine};
 use tokenwire_core::log::{FlushOptions, LogStore};
 use tokenwire_core::model::error::{ApiError, ErrorCode};
@@ -63,6 +64,35 @@ const RETRY_MAX: Duration = Duration::from_secs(1);
 const LARGEST_COPY: usize = 16 * 1024 * 1024;
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 1024;
+
+/// The commands that are used, with what follows the key. They leave no key.
+const COMMANDS: [(&str, &[&str]); 22] = [
+    ("XADD", &["1-0", "a", "1"]),
+    ("XRANGE", &["-", "+"]),
+    ("XREVRANGE", &["+", "-"]),
+    ("PEXPIRE", &["1000"]),
+    ("UNLINK", &[]),
+    ("HSET", &["a", "1"]),
+    ("EXPIRE", &["1"]),
+    ("HGETALL", &[]),
+    ("HGET", &["a"]),
+    ("HMGET", &["a"]),
+    ("HDEL", &["a"]),
+    ("SADD", &["a"]),
+    ("SMEMBERS", &[]),
+    ("SREM", &["a"]),
+    ("ZADD", &["1", "a"]),
+    ("ZRANGE", &["0", "-1"]),
+    ("ZREM", &["a"]),
+    ("ZREMRANGEBYSCORE", &["-inf", "1"]),
+    ("SET", &["1", "PX", "1000"]),
+    ("GET", &[]),
+    ("EXISTS", &[]),
+    ("DEL", &[]),
+];
+
+/// A script that does nothing but what its user may not do elsewhere.
+static SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new("return #redis.call('TIME')"));
 
 /// This node, and what it knows of the others.
 pub struct Cluster {
@@ -101,8 +131,8 @@ impl Cluster {
     /// blocks for at most a second. A Redis that does not answer may come back later.
     ///
     /// # Errors
-    /// [`ServeError::Cluster`] if Redis refuses the password, is too old, or drops data when it is
-    /// full.
+    /// [`ServeError::Cluster`] if Redis refuses the password, a command or TLS, is too old, or drops
+    /// data when it is full.
     pub(crate) fn open(
         config: &Config,
         tag: Tag,
@@ -152,9 +182,18 @@ impl Cluster {
         Ok(Some(Arc::new(this)))
     }
 
-    /// Asks Redis what it is.
+    /// Asks Redis what it is, and tries the commands that nodes use.
     async fn check(&self) -> Result<ServerInfo, RedisError> {
-        self.redis.check().await
+        let info = self.redis.check().await?;
+        let key = self.redis.key(format_args!("probe:{}", self.tag));
+        let mut commands = Pipeline::new();
+        for (name, rest) in COMMANDS {
+            let command = cmd(name).arg(&key).arg(rest).to_owned();
+            commands.add_command(command).ignore();
+        }
+        self.redis.pipeline::<()>(commands).await?;
+        let _: u64 = self.redis.script(&SCRIPT, |_| {}).await?;
+        Ok(info)
     }
 
     /// Returns the name of this process.
