@@ -8,7 +8,7 @@ use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use futures::FutureExt as _;
@@ -399,6 +399,9 @@ struct Deadlines {
     /// Whether the last read completed no event.
     read_no_event: bool,
     timer: Pin<Box<Sleep>>,
+    /// The task that the timer wakes, no later than at the first deadline. Tokens only move that. `None`
+    /// if anything else may have changed it.
+    armed: Option<Waker>,
 }
 
 /// The time without a reader.
@@ -429,6 +432,7 @@ impl Deadlines {
             growth: None,
             read_no_event: false,
             timer,
+            armed: None,
         }
     }
 
@@ -440,6 +444,7 @@ impl Deadlines {
         let mut growth =
             growth.unwrap_or_else(|| Box::new(generation.account().growth(self.started)));
         self.waits_for_room = true;
+        self.armed = None;
         let room = std::future::poll_fn(|cx| {
             let room = growth.poll_room(cx, generation.log().is_behind());
             if let Poll::Ready(room) = room {
@@ -449,6 +454,7 @@ impl Deadlines {
         })
         .await;
         self.waits_for_room = false;
+        self.armed = None;
         self.growth = Some(growth);
         let waited = asked.elapsed();
         self.started += waited;
@@ -465,6 +471,7 @@ impl Deadlines {
     /// a finish of the first does not count.
     fn restart(&mut self) {
         self.finished = None;
+        self.armed = None;
         if let Some(last) = &mut self.last_event {
             *last = Instant::now();
         }
@@ -485,6 +492,7 @@ impl Deadlines {
     /// Starts the time to the next token again, for an upstream that continues the answer.
     fn restart_token(&mut self) {
         self.finished = None;
+        self.armed = None;
         self.last_event = Some(Instant::now());
     }
 
@@ -518,6 +526,7 @@ impl Deadlines {
         if tokens || (events && self.last_event.is_some()) {
             let now = Instant::now();
             if self.last_event.replace(now).is_none() {
+                self.armed = None;
                 stream.first_token();
                 self.generation
                     .note_first_token(now.duration_since(self.started));
@@ -528,14 +537,19 @@ impl Deadlines {
             Progress::Finished if tokens || self.finished.is_none() => {
                 self.finished = Some(Instant::now());
                 self.after_finish = AFTER_FINISH;
+                self.armed = None;
             }
             Progress::Failing if self.finished.is_none() => {
                 self.finished = Some(Instant::now());
                 self.after_finish = AFTER_FAILURE;
+                self.armed = None;
             }
             Progress::Finished | Progress::Failing => {}
             // Text after a finish reason: the answer continues.
-            Progress::Open if tokens => self.finished = None,
+            Progress::Open if tokens && self.finished.is_some() => {
+                self.finished = None;
+                self.armed = None;
+            }
             Progress::Open => {}
         }
         match step {
@@ -567,16 +581,18 @@ impl Deadlines {
         if let Some(stop) = control.stopped() {
             return Poll::Ready(Interrupt::Stopped(stop));
         }
-        match control.timeouts() {
-            TimeoutState::Running => self.paused = false,
-            TimeoutState::Paused => self.paused = true,
-            TimeoutState::Resumed => {
-                self.paused = false;
-                self.started = Instant::now();
-            }
+        let state = control.timeouts();
+        let paused = state == TimeoutState::Paused;
+        if paused != self.paused || state == TimeoutState::Resumed {
+            self.paused = paused;
+            self.armed = None;
+        }
+        if state == TimeoutState::Resumed {
+            self.started = Instant::now();
         }
         match control.abandoned() {
             Some((grace, arrivals)) => {
+                self.armed = None;
                 let now = Instant::now();
                 let since = self
                     .abandoned
@@ -593,7 +609,15 @@ impl Deadlines {
                     return Poll::Ready(Interrupt::Stopped(Stop::Abandoned));
                 }
             }
-            None => self.abandoned = None,
+            None if self.abandoned.is_some() => {
+                self.abandoned = None;
+                self.armed = None;
+            }
+            None => {}
+        }
+        let is_armed = |armed: &Waker| armed.will_wake(cx.waker());
+        if self.armed.as_ref().is_some_and(is_armed) && !self.timer.is_elapsed() {
+            return Poll::Pending;
         }
         loop {
             let Some((deadline, interrupt)) = self.next_deadline() else {
@@ -607,7 +631,10 @@ impl Deadlines {
                 self.timer.as_mut().reset(deadline);
             }
             match self.timer.as_mut().poll(cx) {
-                Poll::Pending => return Poll::Pending,
+                Poll::Pending => {
+                    self.armed = Some(cx.waker().clone());
+                    return Poll::Pending;
+                }
                 Poll::Ready(()) if self.timer.deadline() >= deadline => {
                     return Poll::Ready(interrupt);
                 }

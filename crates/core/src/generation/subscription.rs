@@ -165,7 +165,9 @@ impl Subscription {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
-        if let Some(piece) = self.next_piece() {
+        if self.large.is_some()
+            && let Some(piece) = self.next_piece()
+        {
             return Poll::Ready(Some(Ok(piece)));
         }
         let mut silent = 0;
