@@ -29,7 +29,7 @@ use crate::health_check::check_upstreams;
 use crate::limits::Limits;
 use crate::listeners::{Inherited, Listeners, Sockets, handover_path};
 use crate::metrics::{
-    Clients, ConfigReloads, Deliveries, Metrics, Nodes, Reloads, Storage, Upstreams,
+    Clients, ConfigReloads, Deliveries, Metrics, Nodes, Reloads, Storage, StoreLag, Upstreams,
 };
 use crate::neighbours::Neighbours;
 use crate::reload::{self, ConfigSource, Reloader};
@@ -419,6 +419,7 @@ fn share(
     metrics.collect(Deliveries(webhooks.counters().clone()));
     metrics.collect(Storage(store.clone()));
     metrics.collect(Nodes(cluster.clone()));
+    metrics.collect(StoreLag(engine.clone()));
     let limits = Limits::new(&config);
     if let Some(cluster) = &cluster {
         limits.share_over(cluster.redis().clone(), cluster.tag().as_str());

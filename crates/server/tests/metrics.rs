@@ -307,7 +307,7 @@ async fn labels_hold_no_client_or_upstream_input() {
     for gateway in [&*world, &other] {
         let text = gateway.get("/metrics").answer().await.text();
         assert!(!text.contains("walrus"), "{text}");
-        assert!(text.lines().count() < 212, "{text}");
+        assert!(text.lines().count() < 260, "{text}");
     }
 }
 
@@ -336,4 +336,72 @@ async fn process_metrics_are_exposed_in_the_requested_format() {
         Some("application/openmetrics-text; version=1.0.0; charset=utf-8")
     );
     assert!(answer.text().ends_with("# EOF\n"));
+}
+
+#[tokio::test]
+async fn times_between_tokens_and_reported_tokens_are_counted_at_the_end() {
+    let world = start(|_| {});
+    let asked = chat("tokens=5 tbt=60ms usage=true");
+    let body = with(asked, json!({"stream_options": {"include_usage": true}}));
+    let answer = world.post("/v1/chat/completions", &body).answer().await;
+    assert_eq!(answer.status, 200);
+    let count = "tokenwire_between_tokens_seconds_count{upstream=\"upstream\"}";
+    reaches(&world, count, 4.0).await;
+    let samples = scrape(&world).await;
+    let upto = |bound: &str| {
+        let found = samples.iter().find(|(name, _)| {
+            name.starts_with("tokenwire_between_tokens_seconds_bucket{")
+                && name.contains(&format!("le=\"{bound}\""))
+        });
+        *found.unwrap().1
+    };
+    assert_eq!((upto("0.025"), upto("60.0"), upto("+Inf")), (0.0, 4.0, 4.0));
+    let sum = samples["tokenwire_between_tokens_seconds_sum{upstream=\"upstream\"}"];
+    assert!(sum > 0.2, "{sum}");
+    let reported = |kind| {
+        samples
+            [&format!("tokenwire_reported_tokens_total{{upstream=\"upstream\",kind=\"{kind}\"}}")]
+    };
+    assert_eq!(reported("output"), 5.0);
+    assert!(reported("input") > 0.0);
+}
+
+#[tokio::test]
+async fn readers_that_come_back_are_counted_by_what_they_got() {
+    let world = start(|_| {});
+    let started = world.post("/v1/responses", &response("tokens=3"));
+    let id = started.answer().await.id().to_owned();
+    world.idle().await;
+    for query in ["", "?after=2", "?after=2", "?after=9999"] {
+        let path = format!("/v1/streams/{id}{query}");
+        world.get(&path).answer().await;
+    }
+    let object = format!("/v1/responses/{id}?stream=true&starting_after=9999");
+    assert_eq!(world.get(&object).answer().await.status, 400);
+    let samples = scrape(&world).await;
+    assert_eq!(samples["tokenwire_replays_total"], 1.0);
+    for (result, count) in [
+        ("read", 2.0),
+        ("reset", 1.0),
+        ("refused", 1.0),
+        ("lost", 0.0),
+    ] {
+        let name = format!("tokenwire_resumes_total{{result=\"{result}\"}}");
+        assert_eq!(samples[&name], count, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn store_lag_is_zero_once_everything_is_stored() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let path = folder.path().display().to_string();
+    let world = start(|config| {
+        config.store.kind = tokenwire::config::schema::StoreKind::Disk;
+        config.store.path = Some(path);
+    });
+    let started = world.post("/v1/responses", &response("tokens=3"));
+    assert_eq!(started.answer().await.status, 200);
+    reaches(&world, "tokenwire_store_kept_streams", 1.0).await;
+    reaches(&world, "tokenwire_store_waiting_streams", 0.0).await;
+    assert_eq!(sample(&world, "tokenwire_store_lag_seconds").await, 0.0);
 }

@@ -55,6 +55,11 @@ pub(crate) const OPENSSL: Package = Package {
     name: "openssl",
     found_by: Probe::Program("openssl"),
 };
+/// Brings promtool.
+pub(crate) const PROMETHEUS: Package = Package {
+    name: "prometheus",
+    found_by: Probe::Program("promtool"),
+};
 pub(crate) const PYTHON: Package = Package {
     name: "python3",
     found_by: Probe::Program("python3"),

@@ -10,11 +10,13 @@
 mod agents;
 mod arguments;
 mod debian;
+mod deployment;
 mod error;
 mod examples;
 mod fuzz;
 mod install;
 mod micro;
+mod monitoring;
 mod need;
 mod node;
 mod process;

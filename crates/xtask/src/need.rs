@@ -13,6 +13,8 @@ pub(crate) enum Need {
     Debian(Package),
     /// The agents, at the versions that their lock files pin.
     Agents,
+    /// What checks Kubernetes manifests.
+    ManifestValidator,
     /// cargo-fuzz.
     Fuzzer,
     /// The program that runs benchmarks under valgrind.
@@ -36,6 +38,9 @@ impl fmt::Display for Need {
             Self::Debian(package) => return write!(f, "{} (apt)", package.name),
             Self::Agents => {
                 "the packages of tests/agents/package-lock.json (npm) and requirements.txt (pip)"
+            }
+            Self::ManifestValidator => {
+                "the packages of tests/deployment/requirements.txt (pip)"
             }
             Self::Fuzzer => "cargo-fuzz (cargo install)",
             Self::MicroRunner => {

@@ -1,13 +1,15 @@
 //! The table of steps of `cargo xtask test`. A new check is a new row here.
 
 use crate::debian::{
-    CADDY, CHROMIUM, CURL, FONTS, HAPROXY, NCHAN, NGINX, OPENSSL, PYTHON, REDIS, SYSTEMD, VALGRIND,
-    VENV,
+    CADDY, CHROMIUM, CURL, FONTS, HAPROXY, NCHAN, NGINX, OPENSSL, PROMETHEUS, PYTHON, REDIS,
+    SYSTEMD, VALGRIND, VENV,
 };
 use crate::error::Error;
 use crate::need::Need;
 use crate::step::{Step, Tier};
-use crate::{agents, examples, fuzz, micro, node, publish, python, restarts, rust};
+use crate::{
+    agents, deployment, examples, fuzz, micro, monitoring, node, publish, python, restarts, rust,
+};
 
 /// Tiers of the steps that are cheap enough for each run.
 const ALWAYS: &[Tier] = &[Tier::Quick, Tier::Default, Tier::Ci, Tier::Full];
@@ -153,6 +155,24 @@ pub(crate) const STEPS: &[Step] = &[
         run: examples::test,
     },
     Step {
+        name: "deployment",
+        about: "the Kubernetes manifests are valid",
+        tiers: WIDER,
+        needs: &[
+            Need::Debian(PYTHON),
+            Need::Debian(VENV),
+            Need::ManifestValidator,
+        ],
+        run: deployment::test,
+    },
+    Step {
+        name: "monitoring",
+        about: "Debian's Prometheus takes the alerts, and every query of the dashboard returns data",
+        tiers: WIDER,
+        needs: &[Need::Debian(PROMETHEUS)],
+        run: monitoring::test,
+    },
+    Step {
         name: "soak",
         about: "clients of all kinds with all faults lose no token and leave nothing behind: 2 minutes, 30 with --full (SOAK_MINUTES, SOAK_SEED)",
         tiers: WIDER,
@@ -240,7 +260,7 @@ mod tests {
         let error = named("clipy").err().unwrap().to_string();
         assert_eq!(
             error,
-            "there is no step `clipy`; the steps are fmt, clippy, unit, test, doctest, deny, docs, features, package, micro, python, node, agents, client, browser, examples, soak, restarts, simulation, fuzz"
+            "there is no step `clipy`; the steps are fmt, clippy, unit, test, doctest, deny, docs, features, package, micro, python, node, agents, client, browser, examples, deployment, monitoring, soak, restarts, simulation, fuzz"
         );
     }
 }

@@ -342,6 +342,16 @@ impl SharedEngine {
         whole
     }
 
+    /// Returns how many streams have records that are not stored, and how long the store, of several
+    /// the slowest, has taken none of those.
+    #[must_use]
+    pub fn store_lag(&self) -> (usize, Duration) {
+        let flushers = self.flushers.lock();
+        let waiting = flushers.iter().map(Flusher::unfinished).sum();
+        let longest = flushers.iter().map(Flusher::lag).max();
+        (waiting, longest.unwrap_or_default())
+    }
+
     /// Waits until everything that was written is stored.
     pub async fn flushed(&self) {
         let flushers = self.flushers.lock().clone();

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::generation::TokenIntervals;
 use crate::model::snapshot::{Api, Meta, Status};
 use crate::model::usage::TokenUsage;
 
@@ -30,6 +31,8 @@ pub struct GenerationEnd<'a> {
     pub usage: Option<&'a str>,
     /// Time from the request to the upstream to its first token, if there was one.
     pub first_token: Option<Duration>,
+    /// Times between its tokens, if there were several.
+    pub token_intervals: Option<&'a TokenIntervals>,
     /// Time from its start to its end.
     pub duration: Duration,
 }

@@ -1,7 +1,7 @@
 //! Observers of generations, such as an application's metrics.
 //!
-//! An observer is called twice for each generation, at its start and at its end, and never for a
-//! token. The counts of an end come from the fold of the events, which the terminal event needs
+//! An observer is called twice for each generation, at its start and at its end, once for each reader
+//! that comes back, and never for a token. The counts of an end come from the fold of the events, which the terminal event needs
 //! anyway.
 
 use std::fmt;
@@ -12,8 +12,10 @@ use tokio::time::Instant;
 
 use super::generation_end::GenerationEnd;
 use super::meter::Metered;
+use super::resume::Resumption;
 use super::reuse::Reused;
 use crate::generation::Generation;
+use crate::model::error::ApiError;
 use crate::model::event::Ending;
 use crate::model::snapshot::{Api, Meta, Status};
 use crate::upstream::Asked;
@@ -25,6 +27,12 @@ pub trait Observer: Send + Sync + fmt::Debug {
 
     /// A generation has ended. Called exactly once for each that was started.
     fn ended(&self, end: &GenerationEnd<'_>);
+
+    /// A reader has come for a generation that was started before: after the event with the number
+    /// `after`, or for all of its events. By default this does nothing.
+    fn resumed(&self, after: Option<u64>, result: &Result<Resumption, ApiError>) {
+        let _ = (after, result);
+    }
 }
 
 /// What is known at a start.
@@ -102,6 +110,7 @@ impl Drop for Observation {
         let (events, tokens) = self
             .generation
             .with_snapshot(|snapshot| (snapshot.events(), snapshot.deltas()));
+        let token_intervals = self.generation.take_token_intervals();
         let end = GenerationEnd {
             meta: self.generation.meta(),
             asked_in: self.asked_in,
@@ -115,6 +124,7 @@ impl Drop for Observation {
                 .as_ref()
                 .and_then(|outcome| outcome.usage.as_deref()),
             first_token: self.generation.first_token(),
+            token_intervals: token_intervals.as_deref(),
             duration: self.started.elapsed(),
         };
         if let Some(observer) = &self.observers.observer {

@@ -194,6 +194,19 @@ impl Engine {
         owner: &Owner,
         kind: ReaderKind,
     ) -> Result<Resumption, ApiError> {
+        let result = self.resumption(cursor, owner, kind).await;
+        if let Some(observer) = &self.observer {
+            observer.resumed(cursor.after, &result);
+        }
+        result
+    }
+
+    async fn resumption(
+        &self,
+        cursor: &Cursor,
+        owner: &Owner,
+        kind: ReaderKind,
+    ) -> Result<Resumption, ApiError> {
         let found = self.find_or_lost(&cursor.id, owner, Part::Log).await?;
         let Some(generation) = found else {
             return lost(cursor, kind);

@@ -16,6 +16,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::Generation;
 use super::control::{Stop, TimeoutState};
+use super::token_intervals::TokenIntervals;
 use super::writer::Writer;
 use crate::log::AppendError;
 use crate::model::account::{Full, Growth};
@@ -387,6 +388,8 @@ struct Deadlines {
     started: Instant,
     /// The first token, or the last event after it.
     last_event: Option<Instant>,
+    last_token: Option<Instant>,
+    token_intervals: TokenIntervals,
     finished: Option<Instant>,
     /// How long the rest of a finished answer is waited for.
     after_finish: Duration,
@@ -415,6 +418,15 @@ struct Abandoned {
     arrivals: usize,
 }
 
+impl Drop for Deadlines {
+    fn drop(&mut self) {
+        if !self.token_intervals.is_empty() {
+            let intervals = std::mem::take(&mut self.token_intervals);
+            self.generation.keep_token_intervals(intervals);
+        }
+    }
+}
+
 impl Deadlines {
     fn new(generation: Arc<Generation>, timeouts: Timeouts) -> Self {
         let started = Instant::now();
@@ -424,6 +436,8 @@ impl Deadlines {
             timeouts,
             started,
             last_event: None,
+            last_token: None,
+            token_intervals: TokenIntervals::default(),
             finished: None,
             after_finish: AFTER_FINISH,
             abandoned: None,
@@ -525,6 +539,9 @@ impl Deadlines {
         // request waits in its queue.
         if tokens || (events && self.last_event.is_some()) {
             let now = Instant::now();
+            if tokens && let Some(last) = self.last_token.replace(now) {
+                self.token_intervals.add(now.duration_since(last));
+            }
             if self.last_event.replace(now).is_none() {
                 self.armed = None;
                 stream.first_token();

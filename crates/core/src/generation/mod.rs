@@ -32,6 +32,7 @@ mod restore;
 mod shared_pieces;
 mod subscription;
 mod tail_source;
+mod token_intervals;
 mod write_lease;
 mod writer;
 
@@ -46,6 +47,7 @@ pub use response_head::ResponseHead;
 pub use shared_pieces::SharedPieces;
 pub use subscription::{EndOfStream, Subscription, SubscriptionError};
 pub(crate) use tail_source::Role;
+pub use token_intervals::TokenIntervals;
 pub use write_lease::WriteLease;
 pub(crate) use writer::Writer;
 
@@ -87,6 +89,8 @@ pub struct Generation {
     item_index: Mutex<Option<Box<ItemIndex>>>,
     /// The time to the first token in nanoseconds, and one: zero is none.
     first_token: AtomicU64,
+    /// Until the end is observed.
+    token_intervals: Mutex<Option<Box<TokenIntervals>>>,
     /// Number of flushers that have records of it, or its end, that are not stored yet.
     unstored: AtomicU8,
     /// Whether another process takes it over if this one is lost: its end is shown once it is stored.
@@ -132,6 +136,7 @@ impl Generation {
             render_cache: RenderCache::default(),
             item_index: Mutex::default(),
             first_token: AtomicU64::new(0),
+            token_intervals: Mutex::default(),
             unstored: AtomicU8::new(0),
             replicated: AtomicBool::new(false),
             lost: AtomicBool::new(false),
@@ -247,6 +252,15 @@ impl Generation {
         let _ = self
             .first_token
             .compare_exchange(0, noted, Ordering::AcqRel, Ordering::Acquire);
+    }
+
+    /// Keeps the times between its tokens, for what observes its end.
+    pub(crate) fn keep_token_intervals(&self, intervals: TokenIntervals) {
+        *self.token_intervals.lock() = Some(Box::new(intervals));
+    }
+
+    pub(crate) fn take_token_intervals(&self) -> Option<Box<TokenIntervals>> {
+        self.token_intervals.lock().take()
     }
 
     /// Cancels it in any phase. Returns at once; the terminal event follows.

@@ -13,7 +13,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -148,6 +148,9 @@ struct Shared {
     unfinished: AtomicUsize,
     finished: Notify,
     buffered: AtomicUsize,
+    start: Instant,
+    /// Milliseconds from the start to when the store last took something, or began to be needed.
+    progressed: AtomicU64,
 }
 
 struct Entry {
@@ -228,6 +231,8 @@ impl Flusher {
                 unfinished: AtomicUsize::new(0),
                 finished: Notify::new(),
                 buffered: AtomicUsize::new(0),
+                start: Instant::now(),
+                progressed: AtomicU64::new(0),
             }),
         }
     }
@@ -257,6 +262,17 @@ impl Flusher {
     #[must_use]
     pub fn unfinished(&self) -> usize {
         self.shared.unfinished.load(Ordering::Acquire)
+    }
+
+    /// Returns how long records have waited since the store last took any; zero if none wait.
+    #[must_use]
+    pub fn lag(&self) -> Duration {
+        if self.unfinished() == 0 {
+            return Duration::ZERO;
+        }
+        let progressed = self.shared.progressed.load(Ordering::Relaxed);
+        let at = Duration::from_millis(progressed);
+        self.shared.start.elapsed().saturating_sub(at)
     }
 
     /// Bytes of blocks and objects that are on their way to the store.
@@ -299,7 +315,9 @@ impl Flusher {
 impl Shared {
     fn list(&self, entry: &Arc<Entry>) {
         if !entry.listed.swap(true, Ordering::AcqRel) {
-            self.unfinished.fetch_add(1, Ordering::AcqRel);
+            if self.unfinished.fetch_add(1, Ordering::AcqRel) == 0 {
+                self.progress();
+            }
             let length = {
                 let mut dirty = self.dirty.lock();
                 dirty.push_back(entry.clone());
@@ -329,6 +347,13 @@ impl Shared {
             entry.release(Released::Expired);
             self.finish();
         }
+    }
+
+    /// Notes that the store takes records, or that the first one waits for it.
+    fn progress(&self) {
+        let after = self.start.elapsed().as_millis();
+        let after = u64::try_from(after).unwrap_or(u64::MAX);
+        self.progressed.store(after, Ordering::Relaxed);
     }
 
     /// Ends an entry's stay in the list or with the store.
@@ -572,6 +597,7 @@ impl Shared {
             progress.not_before = None;
         }
         entry.source.commit(stored);
+        self.progress();
         if sent.cut {
             self.relist(entry);
         } else {
@@ -601,6 +627,7 @@ impl Shared {
             match sealed.await {
                 Ok(()) => {
                     source.commit(end);
+                    self.progress();
                     entry.release(Released::Sealed);
                     self.finish();
                 }

@@ -8,10 +8,11 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
-use tokenwire_core::engine::{GenerationEnd, GenerationStart, Observer, Reused};
-use tokenwire_core::model::error::ErrorCode;
+use tokenwire_core::engine::{GenerationEnd, GenerationStart, Observer, Resumption, Reused};
+use tokenwire_core::model::error::{ApiError, ErrorCode};
 use tokenwire_core::model::snapshot::{Api, Status};
 
+use super::token_intervals::MergedIntervals;
 use crate::config::schema::Config;
 
 /// Buckets in seconds, from a small local model to a large reasoning model.
@@ -23,6 +24,9 @@ const FIRST_TOKEN_BUCKETS: [f64; 14] = [
 const OTHER: &str = "other";
 /// Upstream label of generations that share another request's answer.
 const SHARED: &str = "shared";
+
+/// What readers get that come back.
+const RESUMED: [&str; 5] = ["read", "nothing_left", "reset", "lost", "refused"];
 
 /// Counts generations.
 #[derive(Clone, Debug)]
@@ -38,6 +42,10 @@ pub(super) struct Generations {
     first_token: Family<ByUpstream, Histogram>,
     timeouts: Family<Timeout, Counter>,
     reused: Family<Result, Counter>,
+    between_tokens: MergedIntervals,
+    reported: Family<ByKind, Counter>,
+    resumes: Family<Result, Counter>,
+    replays: Counter,
     /// The series of most generations. Looking one up takes a lock and hashes its labels.
     frequent: Frequent,
 }
@@ -76,6 +84,12 @@ struct ByUpstream {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ByKind {
+    upstream: Arc<str>,
+    kind: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct Timeout {
     upstream: Arc<str>,
     model: Arc<str>,
@@ -99,6 +113,10 @@ impl Generations {
             first_token: Family::new_with_constructor(|| Histogram::new(FIRST_TOKEN_BUCKETS)),
             timeouts: Family::default(),
             reused: Family::default(),
+            between_tokens: MergedIntervals::default(),
+            reported: Family::default(),
+            resumes: Family::default(),
+            replays: Counter::default(),
             frequent: Frequent::default(),
         };
         generations.begin_at_zero(config);
@@ -139,6 +157,22 @@ impl Generations {
             "Requests by the result of sharing answers, as in the header Tokenwire-Cache",
             each.reused.clone(),
         );
+        registry.register_collector(Box::new(each.between_tokens.clone()));
+        registry.register(
+            "reported_tokens",
+            "Tokens that upstreams have reported, by kind (cached ones are part of the input)",
+            each.reported.clone(),
+        );
+        registry.register(
+            "resumes",
+            "Readers that came back after an event, by what they got",
+            each.resumes.clone(),
+        );
+        registry.register(
+            "replays",
+            "Readers that attached to a stream from its first event on",
+            each.replays.clone(),
+        );
         generations
     }
 
@@ -170,6 +204,13 @@ impl Generations {
             }
         };
         let by_upstream = |upstream: &Arc<str>| {
+            self.between_tokens.begin(upstream);
+            for kind in ["input", "cached", "output"] {
+                let _ = self.reported.get_or_create(&ByKind {
+                    upstream: upstream.clone(),
+                    kind,
+                });
+            }
             let by_upstream = ByUpstream {
                 upstream: upstream.clone(),
             };
@@ -184,6 +225,9 @@ impl Generations {
             upstreams: self.upstreams.iter().map(by_upstream).collect(),
         };
         self.frequent = frequent;
+        for result in RESUMED {
+            let _ = self.resumes.get_or_create(&Result { result });
+        }
         if config.reuse.coalesce || config.reuse.cache {
             for result in Reused::ALL.iter().map(|reused| reused.as_str()) {
                 let _ = self.reused.get_or_create(&Result { result });
@@ -199,6 +243,27 @@ impl Generations {
                 .get(endpoint)
                 .cloned()
                 .unwrap_or_else(|| OTHER.into()),
+        }
+    }
+
+    /// Counts the tokens that the upstream reported, and the times between them.
+    fn spent(&self, upstream: &Arc<str>, end: &GenerationEnd<'_>) {
+        if let Some(intervals) = end.token_intervals {
+            self.between_tokens.add(upstream, intervals);
+        }
+        let Some(usage) = end.token_usage() else {
+            return;
+        };
+        for (kind, tokens) in [
+            ("input", usage.input),
+            ("cached", usage.cached),
+            ("output", usage.output),
+        ] {
+            if tokens > 0 {
+                let upstream = upstream.clone();
+                let counter = self.reported.get_or_create(&ByKind { upstream, kind });
+                counter.inc_by(tokens);
+            }
         }
     }
 
@@ -229,6 +294,9 @@ impl Observer for Generations {
 
     fn ended(&self, end: &GenerationEnd<'_>) {
         self.events.inc_by(end.events);
+        if let Some(upstream) = end.endpoint.and_then(|at| self.upstreams.get(at)) {
+            self.spent(upstream, end);
+        }
         let frequent = end.endpoint.and_then(|at| self.frequent.upstreams.get(at));
         if let (Some((tokens, first_token)), Status::Completed, None) =
             (frequent, end.status, end.code)
@@ -280,6 +348,26 @@ impl Observer for Generations {
                 })
                 .inc();
         }
+    }
+
+    fn resumed(&self, after: Option<u64>, result: &std::result::Result<Resumption, ApiError>) {
+        if after.is_none() && result.is_ok() {
+            self.replays.inc();
+        } else {
+            let result = resumed(result);
+            self.resumes.get_or_create(&Result { result }).inc();
+        }
+    }
+}
+
+/// Returns the label of what a reader got.
+fn resumed(result: &std::result::Result<Resumption, ApiError>) -> &'static str {
+    match result {
+        Ok(Resumption::Read { .. }) => "read",
+        Ok(Resumption::NothingLeft { .. }) => "nothing_left",
+        Ok(Resumption::Reset { .. }) => "reset",
+        Ok(Resumption::Lost(_)) => "lost",
+        Err(_) => "refused",
     }
 }
 

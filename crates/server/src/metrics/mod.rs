@@ -19,6 +19,8 @@ mod logs;
 mod process;
 mod reloads;
 mod store;
+mod store_lag;
+mod token_intervals;
 mod upstreams;
 mod webhooks;
 
@@ -29,6 +31,7 @@ pub use gauges::Gauges;
 pub(crate) use reloads::ConfigReloads;
 pub use reloads::Reloads;
 pub(crate) use store::Storage;
+pub(crate) use store_lag::StoreLag;
 pub(crate) use upstreams::Upstreams;
 pub(crate) use webhooks::Deliveries;
 

@@ -21,7 +21,7 @@ LABELS = {
     "le": r"[0-9.]+|\+Inf",
     "limit": "requests|tokens|streams|budget|size|price",
     "model": "simulator|other",
-    "result": "hit|miss|coalesced|bypass|applied|refused",
+    "result": "hit|miss|coalesced|bypass|applied|refused|read|nothing_left|reset|lost",
     "status": "completed|incomplete|failed|cancelled",
     "transport": "sse|text|websocket",
     "upstream": r"[A-Za-z0-9_.-]+",
