@@ -66,13 +66,14 @@ const LARGEST_COPY: usize = 16 * 1024 * 1024;
 const BACKLOG: i32 = 1024;
 
 /// The commands that are used, with what follows the key. They leave no key.
-const COMMANDS: [(&str, &[&str]); 22] = [
+const COMMANDS: [(&str, &[&str]); 23] = [
     ("XADD", &["1-0", "a", "1"]),
     ("XRANGE", &["-", "+"]),
     ("XREVRANGE", &["+", "-"]),
     ("PEXPIRE", &["1000"]),
     ("UNLINK", &[]),
     ("HSET", &["a", "1"]),
+    ("HINCRBY", &["a", "1"]),
     ("EXPIRE", &["1"]),
     ("HGETALL", &[]),
     ("HGET", &["a"]),
