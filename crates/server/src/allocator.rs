@@ -2,7 +2,9 @@
 //!
 //! The allocator keeps freed pages for the thread that freed them, and returns them only when that
 //! thread allocates again. A gateway that is idle after a burst would stay large. So each thread
-//! that handles requests looks once a second whether much was released, and returns what it can.
+//! that handles requests looks once a second whether much was released, and returns what it can. After
+//! the release of a piece that is large beside the limit it does so right away: a few of them that the
+//! allocator keeps would exceed what the account allows.
 
 use std::time::Duration;
 
@@ -18,6 +20,8 @@ const WORTH: usize = 1024 * 1024;
 /// While more than [`WORTH`] is released each second, memory is returned this often only: it would
 /// be taken again at once. Not while half of the limit is held: then it must not add to it.
 const BUSY: u32 = 5;
+/// Time after the release of a very large piece. Those of the same request are released together.
+const SHORTLY: Duration = Duration::from_millis(20);
 /// Collections after the last release. The first finds the pages of this thread; what other threads
 /// free in the meantime is found by the next ones.
 const AFTERWARDS: u32 = 3;
@@ -44,7 +48,14 @@ pub(crate) async fn return_memory(account: Account) {
     let mut ticks = tokio::time::interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        ticks.tick().await;
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = account.huge_released() => {
+                tokio::time::sleep(SHORTLY).await;
+                collect();
+                continue;
+            }
+        }
         let is_short = account.used() > account.limit() / 2;
         if schedule.is_due(account.released(), is_short) {
             collect();

@@ -36,6 +36,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::model::error::{ApiError, ErrorCode};
@@ -150,6 +151,8 @@ struct Shared {
     retrying: Mutex<()>,
     /// Number of handles that were made.
     handles: AtomicUsize,
+    /// Notified when a piece is released that is large beside the limit.
+    huge_released: Notify,
     typical: Typical,
 }
 
@@ -159,6 +162,11 @@ struct Typical(AtomicUsize);
 
 /// A release of this many bytes is worth noting.
 const LARGE: usize = 16 * 1024;
+/// A release of this many bytes is worth giving memory back at once, if it is also a certain part of
+/// the limit.
+const HUGE: usize = 1024 * 1024;
+/// That part, as a divisor.
+const HUGE_PART: usize = 64;
 /// The part of the limit that is left for answers that go on to their end, as a divisor.
 const ROOM_FREE: usize = 8;
 /// The size that an answer is expected to have before there was one, log and object together.
@@ -205,6 +213,7 @@ impl Account {
             room: Room::default(),
             retrying: Mutex::new(()),
             handles: AtomicUsize::new(1),
+            huge_released: Notify::new(),
             typical: Typical(AtomicUsize::new(FIRST_TYPICAL.min(limit / 1024))),
         };
         Self(Arc::new(Handle {
@@ -268,6 +277,12 @@ impl Account {
     #[must_use]
     pub fn released(&self) -> usize {
         self.0.shared.counts.released()
+    }
+
+    /// Waits until a piece was released that is large beside the limit: 1 MiB and a 64th of it. An
+    /// allocator that keeps a few of them exceeds what the account allows.
+    pub async fn huge_released(&self) {
+        self.0.shared.huge_released.notified().await;
     }
 
     /// The largest request that can ever be started.
@@ -412,6 +427,9 @@ impl Account {
             counts.add(self.0.shard, kind, bytes.wrapping_neg());
             if bytes >= LARGE && kind != AccountKind::Reserved {
                 counts.release(self.0.shard, bytes);
+                if bytes >= HUGE && bytes >= self.limit() / HUGE_PART {
+                    self.0.shared.huge_released.notify_waiters();
+                }
                 if self.0.shared.room.is_waited_for() {
                     self.0.shared.room.wake_best();
                 }
@@ -527,6 +545,10 @@ impl Account {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+
+    use futures::FutureExt as _;
+
     use super::*;
 
     /// Releases a charge under pressure.
@@ -710,6 +732,19 @@ mod tests {
         assert_eq!(code(1000).as_deref(), Some("overloaded"));
         drop(log);
         assert_eq!(account.try_start(1000).unwrap().bytes(), 3000);
+    }
+
+    #[test]
+    fn release_of_a_piece_that_is_large_beside_the_limit_is_told() {
+        let account = Account::new(128 * HUGE);
+        let told = |bytes| {
+            let mut told = pin!(account.huge_released());
+            assert!(told.as_mut().now_or_never().is_none());
+            drop(account.charge(AccountKind::Requests, bytes));
+            told.as_mut().now_or_never().is_some()
+        };
+        assert!(!told(HUGE));
+        assert!(told(2 * HUGE));
     }
 
     #[test]
