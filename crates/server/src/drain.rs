@@ -21,6 +21,10 @@ const LAST_WEBHOOKS: Duration = Duration::from_secs(5);
 /// Maximum time for connections to send another request, once nothing runs.
 const LAST_REQUESTS: Duration = Duration::from_secs(1);
 
+/// The time in which readers that were sent away come back to another node. Its first read of a
+/// stream must find this process.
+const COME_BACK: Duration = Duration::from_secs(3);
+
 /// The same beside a successor: nothing waits for the exit, and connections that were accepted last
 /// may still owe their first request.
 const LAST_REQUESTS_BESIDE_SUCCESSOR: Duration = Duration::from_secs(5);
@@ -104,27 +108,34 @@ impl Drain {
             successor = handover.is_some(),
             "stopping: no more connections are accepted, running streams may end"
         );
-        let last_requests = match handover {
+        let (at_least, last_requests) = match handover {
             Some(handover) => {
                 if let Some(operations) = &self.operations {
                     operations.pause().await;
                 }
                 registry.begin_drain(handover.reads);
                 handover.confirm();
-                LAST_REQUESTS_BESIDE_SUCCESSOR
+                (Duration::ZERO, LAST_REQUESTS_BESIDE_SUCCESSOR)
             }
             None => {
                 service_manager::stopping();
-                registry.begin_drain(false);
+                // First, so that the readers come back elsewhere.
                 if let Some(listener) = self.listener.take() {
                     close(&listener);
                 }
-                LAST_REQUESTS
+                let cluster = self.shared.cluster.as_ref();
+                let other_nodes = cluster.is_some_and(|cluster| cluster.has_others());
+                registry.begin_drain(other_nodes);
+                if other_nodes {
+                    (COME_BACK, COME_BACK)
+                } else {
+                    (Duration::ZERO, LAST_REQUESTS)
+                }
             }
         };
         self.takeover = None;
         self.listener = None;
-        self.quiet(start, timeout, last_requests).await;
+        self.quiet(start, timeout, at_least, last_requests).await;
         // Background generations have no connection that the server would wait for.
         let left = timeout.saturating_sub(start.elapsed());
         self.shared.engine.drain(left).await;
@@ -134,13 +145,19 @@ impl Drain {
     }
 
     /// Waits until nothing runs, and kept connections have had time for another request. Those
-    /// requests are served, each as the last of its connection.
-    async fn quiet(&self, start: Instant, timeout: Duration, last_requests: Duration) {
+    /// requests are served, each as the last of its connection. Waits `at_least` this long.
+    async fn quiet(
+        &self,
+        start: Instant,
+        timeout: Duration,
+        at_least: Duration,
+        last_requests: Duration,
+    ) {
         let gauges = self.shared.metrics.gauges();
         let mut clock = tokio::time::interval(CHECK);
         while start.elapsed() < timeout {
             clock.tick().await;
-            if self.shared.engine.registry().open() > 0 {
+            if self.shared.engine.registry().open() > 0 || start.elapsed() < at_least {
                 continue;
             }
             // Readers of another process's streams, too. Idle WebSockets close themselves.

@@ -17,7 +17,10 @@ use tokenwire_webhooks::{DeliveryRecords, WebhookOptions, Webhooks};
 use tokio::sync::watch;
 
 use crate::allocator::return_memory;
-use crate::auth::{Authenticator, MadeKey, SharedUses, Tickets, made_key};
+use crate::auth::{
+    Authenticator, MadeKey, RevocableKeys, Revocations, SharedRevocations, SharedUses, Tickets,
+    made_key,
+};
 use crate::cluster::{Cluster, ClusterDeliveries, ClusterSource};
 use crate::config::schema::Config;
 use crate::descriptors::refuse_without_descriptors;
@@ -115,7 +118,7 @@ impl Gateway {
             webhooks,
             simulator.as_ref().map(Simulator::base_url),
             store,
-            auth.map(Arc::new),
+            auth,
         )?;
         let shared = reloader.shared();
         let reloader = Arc::new(reloader);
@@ -220,6 +223,10 @@ impl Gateway {
         } = self;
         let signals = Signals::new()?;
         let reloading = tokio::spawn(reload::watch(reloader.clone()));
+        if let Some(cluster) = &shared.cluster {
+            // Before a client gets an id that no other node could find.
+            cluster.renew().await;
+        }
         let clients = server.handle();
         let mut serving = actix_web::rt::spawn(server);
         let operations = operations.map(|(server, _)| {
@@ -241,12 +248,18 @@ impl Gateway {
             .collect();
         let member = match shared.cluster.clone() {
             Some(cluster) => {
-                // Before a client gets an id that no other node could find.
-                cluster.renew().await;
                 let sweep = cluster.clone();
                 let sweep = sweep.sweep(shared.engine.clone(), shared.webhooks.clone());
+                let usage = cluster.clone();
+                let usage = usage.settle_lost(shared.engine.clone(), shared.limits.clone());
+                let engine = shared.engine.clone();
                 Some(tokio::spawn(async move {
-                    tokio::join!(cluster.run(), cluster.keep_deliveries(), sweep);
+                    tokio::join!(
+                        cluster.run(&engine),
+                        cluster.keep_deliveries(),
+                        sweep,
+                        usage
+                    );
                 }))
             }
             None => None,
@@ -290,7 +303,17 @@ impl Gateway {
         ));
         let memory = tokio::spawn(return_memory(shared.engine.account().clone()));
         let keys = shared.auth.clone();
-        let keys = keys.map(|auth| tokio::spawn(async move { auth.watch().await }));
+        let revocations = shared.revocations.clone();
+        let keys = tokio::spawn(async move {
+            let auth = keys.as_deref();
+            let files = async {
+                if let Some(auth) = auth {
+                    auth.watch().await;
+                }
+            };
+            let keys = auth.map(|auth| auth as &dyn RevocableKeys);
+            tokio::join!(files, revocations.watch(keys));
+        });
         let dispatcher = tokio::spawn(shared.webhooks.clone().run());
         let limits = shared.limits.clone();
         let limits = tokio::spawn(async move { limits.run().await });
@@ -319,9 +342,7 @@ impl Gateway {
         if let Some(looking) = looking {
             looking.abort();
         }
-        if let Some(keys) = keys {
-            keys.abort();
-        }
+        keys.abort();
         checks.abort();
         reloading.abort();
         ending.abort();
@@ -362,12 +383,12 @@ fn share(
     webhooks: Webhooks,
     simulator: Option<String>,
     store: Option<Arc<DiskStore>>,
-    auth: Option<Arc<Authenticator>>,
+    auth: Option<Authenticator>,
 ) -> Result<Reloader, ServeError> {
     let neighbours = store.clone().map(Neighbours::new).map(Arc::new);
     let tag = neighbours.as_ref().map(|neighbours| neighbours.tag());
     let tag = tag.unwrap_or_else(Tag::random);
-    let cluster = Cluster::open(&config, tag.clone())?;
+    let cluster = Cluster::open(&config, tag.clone(), store.clone())?;
     let source = match (&cluster, neighbours.clone()) {
         (Some(cluster), neighbours) => {
             let source = ClusterSource::new(cluster.clone(), neighbours);
@@ -381,10 +402,14 @@ fn share(
         source.map(|source| (tag, source)),
         cluster.as_ref().map(|cluster| cluster.replica(&config)),
     );
+    let nodes = cluster.clone();
+    let revocations = nodes.map(|cluster| cluster as Arc<dyn SharedRevocations>);
+    let revocations = Arc::new(Revocations::of(&config, revocations));
+    let auth = auth.map(|auth| Arc::new(auth.with(revocations.clone())));
     let nodes = cluster
         .clone()
         .map(|cluster| cluster as Arc<dyn SharedUses>);
-    let tickets = Arc::new(Tickets::of(&config, nodes));
+    let tickets = Arc::new(Tickets::of(&config, nodes, revocations.clone()));
     let metrics = Metrics::new(&config, engine.registry().clone());
     let upstreams = Shared::upstreams(&config, simulator);
     let changes = watch::Sender::new(upstreams.clone());
@@ -409,6 +434,7 @@ fn share(
         store,
         auth,
         tickets,
+        revocations,
         neighbours,
         cluster,
         limits,

@@ -25,7 +25,7 @@ use tokenwire_store::DiskStore;
 use tokenwire_ws::WebSocketOptions;
 use url::Url;
 
-use crate::auth::{Authenticator, CREDENTIAL_HEADERS, Identity, Tickets};
+use crate::auth::{Authenticator, CREDENTIAL_HEADERS, Identity, Revocations, Tickets};
 use crate::cluster::Cluster;
 use crate::config::address_range::AddressRange;
 use crate::config::schema;
@@ -100,6 +100,8 @@ pub struct Shared {
     pub auth: Option<Arc<Authenticator>>,
     /// Makes and opens tickets.
     pub tickets: Arc<Tickets>,
+    /// What is revoked.
+    pub revocations: Arc<Revocations>,
     /// The other processes on the same store.
     pub neighbours: Option<Arc<Neighbours>>,
     /// The node, where there are several.

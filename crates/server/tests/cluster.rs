@@ -16,12 +16,9 @@ use std::time::{Duration, Instant};
 use futures::future::join_all;
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use support::cluster_world::{
-    ClusterWorld, LONG, LOST, SECRET, SLOW, begin, events, ready, settled,
-};
+use support::cluster_world::{ClusterWorld, LONG, LOST, SLOW, begin, events, ready, settled};
 use support::process::Process;
 use support::{Request, Socket, eventually, get, post, response, with};
-use tokenwire_testkit::RedisServer;
 
 #[tokio::test]
 async fn running_stream_is_read_over_every_node_in_every_framing() {
@@ -153,7 +150,8 @@ async fn conversation_goes_on_at_another_node() {
         assert!(sent.contains("t0") && sent.contains("and now?"), "{sent}");
     }
     let unknown = format!("/v1/responses/resp_{}", "a".repeat(30));
-    assert_eq!(get(&nodes[1], &unknown).await.status, 404);
+    // Redis has just started, and may not know all nodes at first.
+    assert_eq!(settled(&nodes[1], &unknown).await.status, 404);
 }
 
 #[tokio::test]
@@ -332,47 +330,6 @@ async fn strangers_at_the_inner_port_hold_up_no_node() {
     })
     .await;
     let answer = get(&reader, &format!("/v1/responses/{id}")).await;
-    assert_eq!(answer.status, 200, "{}", answer.text());
-}
-
-#[tokio::test]
-async fn redis_that_cannot_be_used_stops_the_start() {
-    let world = ClusterWorld::new();
-    let port = |redis: &RedisServer| redis.address().port();
-    let guarded = RedisServer::start_with(&[("requirepass", "s3cret")]);
-    let evicting = [("maxmemory", "64mb"), ("maxmemory-policy", "allkeys-lru")];
-    let evicting = RedisServer::start_with(&evicting);
-    for (url, reason) in [
-        (
-            format!("redis://:wrong@127.0.0.1:{}/", port(&guarded)),
-            "refused the user or the password",
-        ),
-        (evicting.url(), "set it to noeviction"),
-    ] {
-        let config = world.config(SECRET).replace(&world.redis.url(), &url);
-        let said = Process::fail_on(0, &config);
-        assert!(said.contains("cluster.url"), "{said}");
-        assert!(said.contains(reason), "{said}");
-        assert!(!said.contains("wrong"), "{said}");
-    }
-}
-
-#[tokio::test]
-async fn gateway_starts_without_redis_and_joins_when_it_comes() {
-    let mut world = ClusterWorld::new();
-    world.redis.kill();
-    let node = world.start();
-    let answer = post(&node, "/v1/responses", &response("tokens=2"));
-    assert_eq!(answer.answer().await.status, 200);
-    assert_eq!(ready(&node).await["cluster"]["redis"], "away");
-    world.redis.restart();
-    eventually("the node joins", async || {
-        ready(&node).await["cluster"]["redis"] == "up"
-    })
-    .await;
-    let other = world.start();
-    let (_stream, id) = begin(&node, LONG).await;
-    let answer = settled(&other, &format!("/v1/responses/{id}")).await;
     assert_eq!(answer.status, 200, "{}", answer.text());
 }
 

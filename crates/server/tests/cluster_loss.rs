@@ -174,7 +174,7 @@ async fn replicated_streams_of_a_killed_node_are_ended_above_all_that_readers_sa
     let killed = Instant::now();
     let read = read.answer().await;
     assert!(
-        killed.elapsed() < Duration::from_secs(6),
+        killed.elapsed() < Duration::from_secs(5),
         "{:?}",
         killed.elapsed()
     );
@@ -270,7 +270,7 @@ async fn background_responses_of_a_killed_node_end_unasked_and_report_it_once() 
         reported.push(id);
     }
     assert!(
-        killed.elapsed() < Duration::from_secs(12),
+        killed.elapsed() < Duration::from_secs(10),
         "{:?}",
         killed.elapsed()
     );

@@ -11,6 +11,7 @@ use tokenwire::auth::KeysFile;
 use tokenwire::config::Config;
 use tokenwire::config::auth::{KeyEntry, Role};
 use tokenwire::config::schema::{Api, Upstream};
+use tokenwire::key_hash::KeyHash;
 use tokenwire_simulator::{Options, Simulator};
 
 const ALICE: &str = "sk-tw-alice-alice-alice-alice";
@@ -18,6 +19,7 @@ const BOB: &str = "sk-tw-bob-bob-bob-bob-bob-bob";
 const OPERATOR: &str = "sk-tw-operator-operator-oper";
 const EXPIRED: &str = "sk-tw-expired-expired-expired";
 const LIMITED: &str = "sk-tw-limited-limited-limited";
+const REVOKED: &str = "sk-tw-revoked-revoked-revoked";
 
 fn entry(owner: &str, key: &str) -> KeyEntry {
     KeyEntry {
@@ -35,6 +37,7 @@ fn keys(config: &mut Config) {
             role: Role::Operator,
             ..entry("ops", OPERATOR)
         },
+        entry("alice", REVOKED),
         KeyEntry {
             expires: Some("2020-01-01".to_owned()),
             ..entry("alice", EXPIRED)
@@ -84,9 +87,17 @@ fn routes() -> Vec<(&'static str, &'static str, Option<Value>)> {
         ("GET", "/v1/models", None),
         ("HEAD", "/v1/models", None),
         ("GET", "/v1/models/simulator", None),
+        ("HEAD", "/v1/models/simulator", None),
+        ("POST", "/v1/tickets", Some(json!({}))),
+        (
+            "POST",
+            "/v1/tickets/revoke",
+            Some(json!({"owner": "alice/app"})),
+        ),
         ("GET", "/v1/usage", None),
         ("HEAD", "/v1/usage", None),
         ("GET", "/v1/webhooks/deliveries", None),
+        ("HEAD", "/v1/webhooks/deliveries", None),
         ("POST", "/v1/webhooks/deliveries/x/retry", None),
         ("GET", "/v1", None),
         ("POST", "/v1/embeddings", None),
@@ -115,6 +126,9 @@ async fn begin(world: &World, key: &str) -> String {
 async fn every_v1_route_refuses_missing_wrong_and_expired_credentials() {
     let world = start(keys);
     let id = begin(&world, ALICE).await;
+    let revoked = json!({"key": KeyHash::of(REVOKED).id()});
+    let revoke = by(world.post("/v1/tickets/revoke", &revoked), OPERATOR);
+    assert_eq!(revoke.answer().await.status, 200);
     let asked = world.simulator.stats().requests;
     for (method, path, body) in routes() {
         let path = path.replace("ID", &id);
@@ -123,6 +137,7 @@ async fn every_v1_route_refuses_missing_wrong_and_expired_credentials() {
             ("none", plain(), 401, "invalid_api_key"),
             ("wrong", by(plain(), "sk-tw-wrong"), 401, "invalid_api_key"),
             ("expired", by(plain(), EXPIRED), 401, "invalid_api_key"),
+            ("revoked", by(plain(), REVOKED), 401, "invalid_api_key"),
             (
                 "basic",
                 plain().header("authorization", "Basic YTpi"),
@@ -222,6 +237,110 @@ async fn objects_of_another_owner_are_not_found_and_of_the_same_owner_are() {
         let answer = by(world.post("/v1/responses", &next), BOB).answer().await;
         assert_eq!(answer.status, 404, "{}", answer.text());
     }
+}
+
+#[tokio::test]
+async fn the_table_of_routes_has_every_documented_one() {
+    let world = start(keys);
+    let document = world.get("/openapi.json").answer().await.json();
+    let known: Vec<_> = routes()
+        .into_iter()
+        .map(|(method, path, _)| {
+            let path = path.split('?').next().unwrap_or_default();
+            (method.to_lowercase(), path.replace("ID", "{id}"))
+        })
+        .collect();
+    for (path, methods) in document["paths"].as_object().unwrap() {
+        if !path.starts_with("/v1/") {
+            continue;
+        }
+        for method in methods.as_object().unwrap().keys() {
+            let is_known = known.iter().any(|(known_method, known)| {
+                let same = |(a, b): (&str, &str)| a == b || b.starts_with('{');
+                let (ours, theirs) = (known.split('/'), path.split('/'));
+                let equal = ours.clone().count() == theirs.clone().count();
+                known_method == method && equal && ours.zip(theirs).all(same)
+            });
+            let is_socket = path == "/v1/ws" || (path == "/v1/responses" && method == "get");
+            assert!(is_known || is_socket, "{method} {path} is not in the table");
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_start_refuses_a_model_of_other_keys_and_every_list_shows_the_owners_own() {
+    let world = start(keys);
+    begin(&world, ALICE).await;
+    let asked = world.simulator.stats().chat_completions;
+    for (path, body) in [
+        ("/v1/chat/completions", chat("tokens=1")),
+        ("/v1/responses", response("tokens=1")),
+        ("/v1/streams", response("tokens=1")),
+    ] {
+        let request = by(world.post(path, &body), LIMITED);
+        let answer = request.answer().await;
+        let found = (answer.status, code(&answer));
+        assert_eq!(found, (403, "model_not_allowed".to_owned()), "{path}");
+    }
+    let by_get = by(world.get("/v1/streams?input=x"), LIMITED);
+    assert_eq!(by_get.answer().await.status, 403);
+    let mut socket = Socket::connect_by(world.address, "/v1/ws", LIMITED).await;
+    socket.create("tokens=1", json!({})).await;
+    let refused = socket.until_type("error").await;
+    let refused = refused.last().unwrap();
+    assert_eq!(refused["status"], 403, "{refused}");
+    assert_eq!(world.simulator.stats().chat_completions, asked);
+    // Usage: an owner sees its own, an operator all.
+    support::eventually("the usage", async || {
+        let usage = by(world.get("/v1/usage"), ALICE).answer().await.json();
+        usage["data"].as_array().is_some_and(|rows| rows.len() == 1)
+    })
+    .await;
+    let owners = async |key: &str| {
+        let usage = by(world.get("/v1/usage"), key).answer().await.json();
+        let rows = usage["data"].as_array().unwrap().clone();
+        rows.iter()
+            .map(|row| row["owner"].clone())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(owners(BOB).await, [] as [Value; 0]);
+    assert_eq!(owners(OPERATOR).await, [json!("alice")]);
+}
+
+#[tokio::test]
+async fn shared_answers_and_webhooks_stay_with_their_owner() {
+    let world = start(|config| {
+        keys(config);
+        config.reuse.coalesce = true;
+        config.reuse.cache = true;
+        config.webhooks.secret = Some("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw".to_owned().into());
+        config.webhooks.allow_private = true;
+    });
+    let body = with(response("tokens=2"), json!({"temperature": 0}));
+    let ask = async |key: &str| {
+        let answer = by(world.post("/v1/responses", &body), key).answer().await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        world.simulator.stats().chat_completions
+    };
+    let first = ask(ALICE).await;
+    assert_eq!(ask(ALICE).await, first, "her own answer is shared");
+    assert_eq!(ask(BOB).await, first + 1, "another owner's is not");
+    let hook =
+        json!({"stream": false, "background": true, "webhook": {"url": "http://127.0.0.1:1/"}});
+    let body = with(response("tokens=1"), hook);
+    let answer = by(world.post("/v1/responses", &body), ALICE).answer().await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let listed = async |key: &str| {
+        let list = by(world.get("/v1/webhooks/deliveries"), key);
+        let list = list.answer().await.json();
+        list["data"].as_array().unwrap().clone()
+    };
+    support::eventually("the delivery", async || !listed(ALICE).await.is_empty()).await;
+    assert_eq!(listed(BOB).await, [] as [Value; 0]);
+    let id = listed(ALICE).await[0]["id"].as_str().unwrap().to_owned();
+    let path = format!("/v1/webhooks/deliveries/{id}/retry");
+    let retry = by(world.post(&path, &json!({})), BOB).answer().await;
+    assert_eq!(retry.status, 404, "{}", retry.text());
 }
 
 #[tokio::test]

@@ -9,13 +9,13 @@ use std::time::Duration;
 use futures::future::join_all;
 use serde_json::{Value, json};
 use support::{
-    Answer, DiskWorld, Gateway, Request, Socket, World, chat, eventually, post, response, start,
-    stored, with,
+    Answer, DiskWorld, Gateway, Playback, Request, Socket, World, chat, eventually, post, response,
+    start, stored, with,
 };
 use tokenwire::config::Config;
 use tokenwire::config::client_limits::{ClientLimits, Overrun, Price};
 use tokenwire::config::money::Money;
-use tokenwire::config::schema::{Hedging, KeyEntry, Role, Upstream};
+use tokenwire::config::schema::{Api, Continuation, Hedging, KeyEntry, Role, Upstream};
 
 const ALICE: &str = "sk-tw-alice-alice-alice-alice";
 const SECOND: &str = "sk-tw-second-second-second-seco";
@@ -489,6 +489,82 @@ async fn retries_repeated_keys_shared_answers_and_refusals_settle_once() {
     while socket.next().await["type"] != "response.completed" {}
     let silent = settled(&world, "alice", 3).await;
     assert_eq!(cost(&silent), cost(&before));
+}
+
+#[tokio::test]
+async fn continued_answer_is_settled_once_with_what_both_upstreams_used() {
+    let chunk = |text: &str| json!({"object": "chat.completion.chunk", "choices": [{"index": 0, "delta": {"content": text}}]});
+    let body: String = ["a ", "b "]
+        .map(|text| format!("data: {}\n\n", chunk(text)))
+        .concat();
+    // The stream ends without a finish reason, and without usage.
+    let head = "content-type: text/event-stream\r\n";
+    let cut = Playback::start("200 OK", head, body.into_bytes(), usize::MAX).await;
+    let world = start(|config| {
+        keyed(config);
+        config.limits.per_key = tokens_per_minute(1_000_000);
+        let second = Upstream {
+            name: "second".to_owned(),
+            continuation: Continuation::Message,
+            ..config.upstreams[0].clone()
+        };
+        config.upstreams[0].base_url = cut.base_url();
+        config.upstreams.push(second);
+    });
+    let answer = respond(&world, ALICE, response("tokens=3 text=count")).await;
+    assert!(
+        answer.text().contains("response.completed"),
+        "{}",
+        answer.text()
+    );
+    let row = settled(&world, "alice", 1).await;
+    // Two tokens of the first one are estimated, three of the second reported.
+    let output = row["output_tokens"].as_u64().unwrap();
+    assert!((4..=6).contains(&output), "{row}");
+    assert_eq!(row["estimated_requests"], 1, "{row}");
+    // The request was sent twice: what one costs that is not cut, and the estimate of the other.
+    let whole = start(keyed);
+    respond(&whole, ALICE, response("tokens=3 text=count")).await;
+    let once = settled(&whole, "alice", 1).await["input_tokens"].as_u64();
+    let sent = estimated(whole.last_request().body_bytes);
+    let input = row["input_tokens"].as_u64();
+    assert!(
+        input >= once.map(|once| once + sent),
+        "{row} {once:?} {sent}"
+    );
+}
+
+#[tokio::test]
+async fn compaction_is_charged_and_counting_tokens_is_a_request_only() {
+    let world = start(|config| {
+        keyed(config);
+        config.upstreams[0].api = Api::Responses;
+        config.limits.per_key = ClientLimits {
+            requests_per_minute: Some(3),
+            tokens_per_minute: Some(100_000),
+            ..ClientLimits::default()
+        };
+    });
+    let body = json!({"model": "simulator", "input": "one two three"});
+    let ask = async |path: &str| by(world.post(path, &body), ALICE).answer().await;
+    let counted = ask("/v1/responses/input_tokens").await;
+    assert_eq!(counted.status, 200, "{}", counted.text());
+    let row = settled(&world, "alice", 1).await;
+    assert_eq!(
+        (&row["input_tokens"], &row["output_tokens"]),
+        (&json!(0), &json!(0))
+    );
+    let compacted = ask("/v1/responses/compact").await;
+    assert_eq!(compacted.status, 200, "{}", compacted.text());
+    let usage = &compacted.json()["usage"];
+    let row = settled(&world, "alice", 2).await;
+    assert_eq!(row["input_tokens"], usage["input_tokens"], "{row}");
+    assert_eq!(row["output_tokens"], usage["output_tokens"], "{row}");
+    assert_eq!(row["estimated_requests"], 0, "{row}");
+    assert_eq!(ask("/v1/responses/compact").await.status, 200);
+    let refused = ask("/v1/responses/compact").await;
+    let found = (refused.status, code(&refused));
+    assert_eq!(found, (429, "rate_limit_exceeded".to_owned()));
 }
 
 #[tokio::test]

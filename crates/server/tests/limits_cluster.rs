@@ -170,6 +170,43 @@ async fn slots_of_a_lost_node_are_free_again() {
 }
 
 #[tokio::test]
+async fn answers_of_a_lost_node_are_settled_once_by_another() {
+    let world = World::new();
+    let more = "per_owner: {streams: 20, budget_per_day: 10}\nstore:\n  replicate: all";
+    let nodes = [world.start(more), world.start(more), world.start(more)];
+    let [lost, second, third] = nodes;
+    let done = ask(&lost, &response("tokens=7")).answer().await;
+    assert_eq!(done.status, 200, "{}", done.text());
+    let finished = settled(&second, 1).await;
+    let long = response("tokens=100 text=count fault=stall after=40");
+    let mut streams = Vec::new();
+    for _ in 0..3 {
+        let mut stream = ask(&lost, &long).send().await;
+        stream.until("\" t39\"").await;
+        streams.push(stream);
+    }
+    // What was written is copied in ticks of 50 ms; this takes ten times as long.
+    let paced = response("tokens=10 tbt=50ms");
+    assert_eq!(ask(&second, &paced).answer().await.status, 200);
+    drop(lost);
+    let row = settled(&third, 5).await;
+    let output = |row: &Value| row["output_tokens"].as_u64().unwrap();
+    assert_eq!(output(&finished), 7, "{finished}");
+    let written = output(&row) - output(&finished) - 10;
+    assert!((3 * 30..=3 * 50).contains(&written), "{row}");
+    assert_eq!(row["estimated_requests"], 3, "{row}");
+    // Both nodes go on looking for lost ones, and count nothing again.
+    eventually("the lost node is forgotten", async || {
+        world.redis.command(&["SCARD", "tw:{limits}:nodes"]).trim() == "1"
+    })
+    .await;
+    assert_eq!(settled(&second, 5).await, row);
+    for node in [second, third] {
+        assert_eq!(ask(&node, &response("tokens=1")).answer().await.status, 200);
+    }
+}
+
+#[tokio::test]
 async fn redis_that_is_away_is_bridged_or_refuses() {
     let world = World::new();
     let bridging = world.start("per_owner: {streams: 1}\n  store_away: local");

@@ -142,7 +142,12 @@ fn shared() -> Shared {
         auth: None,
         neighbours: None,
         limits: tokenwire::limits::Limits::new(&Config::default()),
-        tickets: Arc::new(tokenwire::auth::Tickets::of(&Config::default(), None)),
+        tickets: Arc::new(tokenwire::auth::Tickets::of(
+            &Config::default(),
+            None,
+            Arc::default(),
+        )),
+        revocations: Arc::default(),
         cluster: None,
         config: Arc::new(Config::default()),
     }

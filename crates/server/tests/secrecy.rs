@@ -6,7 +6,10 @@ mod support;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
+use std::time::{SystemTime, UNIX_EPOCH};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::json;
 use support::process::Process;
 use support::websocket::Socket;
@@ -195,10 +198,28 @@ const GATEWAY_KEY: &str = "sk-tw-MarkedGatewayKey0123456789";
 const OWN_KEY: &str = "sk-own-MarkedUpstreamKey0123456789";
 const WEBHOOK_SECRET: &str = "whsec_TWFya2VkV2ViaG9va1NlY3JldDAxMjM0NTY3";
 const TICKET_SECRET: &str = "MarkedTicketSecret-0123456789-0123456789";
+const TOKEN_SECRET: &[u8] = b"MarkedTokenSecret-0123456789-0123456789";
 const HOST: &str = "chat.example.com";
 
 /// Parts of credentials that may stand nowhere.
-const MARKS: [&str; 6] = ["Marked", "TWFya2Vk", "tkt_", "__Host-", "sk-tw-", "whsec_"];
+const MARKS: [&str; 7] = [
+    "Marked", "TWFya2Vk", "tkt_", "__Host-", "sk-tw-", "whsec_", "eyJ",
+];
+
+/// Returns a token of the issuer in the configuration.
+fn token() -> String {
+    let encoded = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let claims = json!({
+        "iss": "https://login.example.com", "aud": "gateway", "sub": "ann", "exp": now.as_secs() + 600,
+    });
+    let header = json!({"alg": "HS256", "kid": "one"});
+    let [header, claims] = [header, claims].map(|part| encoded(part.to_string().as_bytes()));
+    let signed = format!("{header}.{claims}");
+    let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, TOKEN_SECRET);
+    let signature = ring::hmac::sign(&key, signed.as_bytes());
+    format!("{signed}.{}", encoded(signature.as_ref()))
+}
 
 fn marked(text: &str) -> Vec<String> {
     text.lines()
@@ -267,6 +288,9 @@ const ROUTES: &[(&str, &str, bool)] = &[
     ("GET", "/v1/streams/ID", false),
     ("GET", "/v1/streams/none", false),
     ("GET", "/v1/ws", false),
+    ("POST", "/v1/tickets", true),
+    ("POST", "/v1/tickets/revoke", true),
+    ("GET", "/v1/usage", false),
     ("GET", "/v1/models", false),
     ("GET", "/v1/models/none", false),
     ("GET", "/v1/webhooks/deliveries", false),
@@ -288,9 +312,12 @@ async fn no_credential_of_a_client_leaves_the_gateway() {
     })
     .unwrap();
     let tap = Tap::before(&simulator.base_url()).await;
+    let key = URL_SAFE_NO_PAD.encode(TOKEN_SECRET);
+    let jwks = json!({"keys": [{"kty": "oct", "kid": "one", "k": key}]});
     let config = format!(
         "server: {{public_url: 'https://{HOST}'}}\ndefault_model: simulator\n\
          auth:\n  keys: [{{owner: alice, key: {GATEWAY_KEY}, role: operator}}]\n  tickets: {{secret: {TICKET_SECRET}}}\n\
+         \u{20} jwt: [{{name: corp, issuer: 'https://login.example.com', audience: gateway, algorithms: [HS256], jwks: '{jwks}'}}]\n\
          webhooks: {{secret: {WEBHOOK_SECRET}, allow_private: true}}\n\
          forward_headers: [x-api-key, api-key, x-upstream-authorization, traceparent]\n\
          upstreams:\n  - {{name: one, base_url: '{}', accept_client_key: true}}\n",
@@ -347,6 +374,8 @@ async fn no_credential_of_a_client_leaves_the_gateway() {
             send(method, &path).header("authorization", &format!("Bearer {GATEWAY_KEY}")),
             send(method, &path).header("x-api-key", GATEWAY_KEY),
             send(method, &path).header("api-key", &format!("{GATEWAY_KEY}-wrong")),
+            send(method, &path).header("authorization", &format!("Bearer {}", token())),
+            send(method, &path).header("x-api-key", &format!("{}x", token())),
             send(method, &path)
                 .header("authorization", &format!("Bearer {GATEWAY_KEY}"))
                 .header("x-api-key", "sk-tw-Marked"),
@@ -378,6 +407,20 @@ async fn no_credential_of_a_client_leaves_the_gateway() {
             }
             said.push(exchange.answer().await.text());
         }
+    }
+    let revoked = ticket(json!({})).await;
+    for body in [
+        json!({"ticket": revoked}),
+        json!({"ticket": "tkt_Marked"}),
+        json!({"tickets": GATEWAY_KEY}),
+        json!({"key": GATEWAY_KEY}),
+        json!({"owner": format!("{GATEWAY_KEY} x")}),
+    ] {
+        let revoke = send("POST", "/v1/tickets/revoke")
+            .header("authorization", &format!("Bearer {GATEWAY_KEY}"))
+            .header("content-type", "application/json")
+            .body(body.to_string());
+        said.push(revoke.answer().await.text());
     }
     for protocols in [
         format!("tokenwire.v1, tokenwire-ticket.{}", ticket(json!({})).await),

@@ -161,6 +161,8 @@ fn routes() -> Vec<(&'static str, &'static str, Option<Value>, &'static str)> {
         ("GET", "/v1/models", None, ""),
         ("GET", "/v1/models/simulator", None, ""),
         ("POST", "/v1/tickets", Some(json!({})), ""),
+        ("POST", "/v1/tickets/revoke", Some(json!({})), ""),
+        ("GET", "/v1/usage", None, ""),
         ("GET", "/v1/webhooks/deliveries", None, ""),
         ("POST", "/v1/webhooks/deliveries/x/retry", None, ""),
         ("GET", "/v1", None, ""),

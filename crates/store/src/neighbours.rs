@@ -53,6 +53,20 @@ impl DiskStore {
         &self.shared.folder.path
     }
 
+    /// Returns the names of the processes whose folders this one has taken.
+    #[must_use]
+    pub fn taken_tags(&self) -> Vec<Tag> {
+        let taken = self.shared.taken.lock();
+        taken.iter().filter_map(|path| tag(path)).collect()
+    }
+
+    /// Returns true if this process has taken the folder of the process of this name.
+    #[must_use]
+    pub fn has_taken(&self, name: &Tag) -> bool {
+        let taken = self.shared.taken.lock();
+        taken.iter().any(|path| tag(path).as_ref() == Some(name))
+    }
+
     /// Leaves the folders of processes that end from now on to others: this one stops.
     pub fn leave_folders(&self) {
         self.shared.leaves_folders.store(true, Ordering::Release);

@@ -29,7 +29,7 @@ impl RedisServer {
     }
 
     /// Starts an empty server with these settings, as `redis.conf` has them: `("maxmemory", "4mb")`.
-    /// With `requirepass` the URL holds the password.
+    /// With `requirepass` the URL holds the password. With `tls-cert-file` it speaks TLS only.
     #[must_use]
     pub fn start_with(settings: &[(&str, &str)]) -> Self {
         let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
@@ -58,8 +58,17 @@ impl RedisServer {
     /// Starts the server and waits until it takes connections. Returns false if it ends before.
     fn spawn(&mut self) -> bool {
         let mut command = Command::new("redis-server");
+        let port = self.port.to_string();
+        if self
+            .settings
+            .iter()
+            .any(|(name, _)| name == "tls-cert-file")
+        {
+            command.args(["--port", "0", "--tls-port", &port]);
+        } else {
+            command.args(["--port", &port]);
+        }
         command
-            .args(["--port", &self.port.to_string()])
             .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
             .args(["--enable-debug-command", "local"]);
         for (name, value) in &self.settings {

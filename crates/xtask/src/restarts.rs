@@ -1,4 +1,5 @@
-//! The step of rolling restarts at full size, with the official SDKs among the clients.
+//! The step of rolling restarts at full size, with the official SDKs among the clients, and of
+//! these over two nodes.
 
 use crate::error::Error;
 use crate::node;
@@ -29,6 +30,8 @@ pub(crate) fn test(context: &Context<'_>) -> Result<Outcome, Error> {
             "tokenwire",
             "--test",
             "rolling_restart",
+            "--test",
+            "cluster_clients",
         ])
         .args(["--", "--nocapture"])
         .args(context.rest)

@@ -62,6 +62,13 @@ pub trait Metered: OutputMeter {
     /// The generation was started.
     fn started(&self, generation: &Arc<Generation>);
 
+    /// An upstream answered without a generation ([`Engine::relay`](super::Engine::relay)), or may
+    /// have worked on it. `usage` is raw JSON in the Responses shape, if it was reported. Does
+    /// nothing by default.
+    fn relayed(&self, usage: Option<&str>) {
+        let _ = usage;
+    }
+
     /// The generation has ended. Called exactly once for each that was started.
     fn ended(&self, end: &GenerationEnd<'_>);
 }

@@ -23,6 +23,7 @@ mod history;
 mod located;
 mod lost_stream;
 mod meter;
+mod metered_relay;
 mod observer;
 mod peer;
 mod persistence;
@@ -177,10 +178,7 @@ impl Engine {
         match self.bring(id, owner, located).await? {
             Found::Here(generation) => Ok(Some(generation)),
             Found::Lost => Ok(None),
-            Found::Gone => Err(ApiError::new(
-                ErrorCode::NotFound,
-                format!("Response with id '{id}' not found."),
-            )),
+            Found::Gone => Err(not_found(id)),
         }
     }
 
@@ -206,6 +204,27 @@ impl Engine {
         })
     }
 
+    /// As [`Engine::delete`], by id. The stream of a lost node is deleted from the store of all
+    /// nodes, and from the node if that runs again.
+    ///
+    /// # Errors
+    /// As [`Engine::find`] and [`Engine::delete`].
+    pub async fn delete_by_id(&self, id: &GenerationId, owner: &Owner) -> Result<(), ApiError> {
+        let directory = &self.registry.directory;
+        let located = directory.lookup(id, owner, Part::Object).await?;
+        match self.bring(id, owner, located).await? {
+            Found::Here(generation) => return self.delete(&generation).await,
+            Found::Gone => return Err(not_found(id)),
+            Found::Lost => {}
+        }
+        let located = directory.lookup(id, owner, Part::Object).await?;
+        let (Located::Lost(Some(header)), Some(replica)) = (located, &self.replica) else {
+            return Err(lost_stream::producer_lost(id));
+        };
+        replica.delete(&header.meta).await?;
+        directory.delete_elsewhere(id).await
+    }
+
     /// Stops a generation and forgets it. Its log and its response object are gone when this
     /// returns, also from the store.
     ///
@@ -225,6 +244,11 @@ impl Engine {
         self.registry.forget(id);
         Ok(())
     }
+}
+
+fn not_found(id: &GenerationId) -> ApiError {
+    let message = format!("Response with id '{id}' not found.");
+    ApiError::new(ErrorCode::NotFound, message)
 }
 
 fn unreachable(id: &GenerationId, node: &str) -> ApiError {

@@ -7,6 +7,8 @@ use bytes::Bytes;
 use serde_json::value::RawValue;
 
 use super::conversation::{Conversation, bytes};
+use super::meter::MeteredStart;
+use super::metered_relay::MeteredRelay;
 use super::upstream_input::{self, UpstreamInput};
 use super::{Engine, StartRequest};
 use crate::generation::Work;
@@ -26,6 +28,9 @@ use crate::request::{
 use crate::upstream::{
     AnswerOrigin, Asked, BodyWriter, CarriedReasoning, OpenError, Target, Timeouts, UpstreamRequest,
 };
+
+/// The path at which an upstream counts tokens and uses none.
+const INPUT_TOKENS: &str = "/responses/input_tokens";
 
 /// A request that was translated and routed.
 pub(super) struct Plan {
@@ -355,7 +360,24 @@ impl Engine {
         let body = responses.relayed_as_it_is(model, json);
         let body = self.account.hold(AccountKind::Requests, body);
         let work = work(&target, body, 1, None, &request);
-        Ok(Some(self.upstream.relay(work.request, path).await))
+        let counts = path != INPUT_TOKENS;
+        let metered = match &request.meter {
+            Some(meter) => {
+                let admission = meter.admit(&MeteredStart {
+                    model: &work.request.model,
+                    body: if counts { &work.request.body } else { &[] },
+                    choices: u32::from(counts),
+                    max_output: None,
+                });
+                Some(MeteredRelay::new(admission.decided().await?))
+            }
+            None => None,
+        };
+        let answer = self.upstream.relay(work.request, path).await;
+        if let Some(metered) = metered {
+            metered.answered(&answer);
+        }
+        Ok(Some(answer))
     }
 
     /// Returns the history and the input as the upstream takes them, and the tag of its credential.

@@ -22,6 +22,8 @@ const AWAY: Duration = Duration::from_secs(10);
 const CATCH_UP: Duration = Duration::from_secs(30);
 /// The pause between two attempts.
 const PAUSE: Duration = Duration::from_millis(50);
+/// The longest pause between two attempts to read a stream on.
+const LONGEST_PAUSE: Duration = Duration::from_millis(300);
 /// Bytes that one read takes from a store.
 const READ_BYTES: usize = 256 * 1024;
 /// How long an adoption waits for the task that reads the log.
@@ -279,6 +281,7 @@ impl Follower {
     /// process had was taken over.
     async fn reopen(&mut self, id: &GenerationId) -> Next {
         let deadline = Instant::now() + AWAY;
+        let mut pause = PAUSE;
         while Instant::now() < deadline {
             if self.writer.generation().tail().is_err() {
                 return Next::Nothing;
@@ -291,7 +294,9 @@ impl Follower {
                     return Next::Nothing;
                 }
             }
-            sleep(PAUSE).await;
+            // All streams of a lost node are looked for at once.
+            sleep(pause.mul_f64(rand::random_range(0.5..1.0))).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
         }
         tracing::warn!(generation = %id, "the process that has this stream does not answer");
         Next::Nothing

@@ -14,7 +14,7 @@ use tokenwire_ws::{SocketAccess, SocketCredential, SocketReads};
 use super::credential::invalid;
 use super::key::Key;
 use super::revocation::{Revocation, Running};
-use super::ticket::{Issuer, Right, Ticket, TicketKind, expired_ticket, late_ticket};
+use super::ticket::{Issuer, Right, Ticket, TicketKind, TokenRights, expired_ticket, late_ticket};
 use crate::config::auth::Role;
 use crate::limits::{ClientMeter, Limits, Reservation, Reserving};
 
@@ -27,6 +27,8 @@ pub struct Identity {
     ticket: Option<Arc<Ticket>>,
     /// What the ticket may use, if that is less than what the key may.
     ticket_scope: Option<Arc<Scope>>,
+    /// Ends what the ticket has open.
+    of_ticket: Option<Arc<Revocation>>,
 }
 
 // === impl Identity ===
@@ -35,13 +37,16 @@ impl Identity {
     pub(super) fn of_key(key: Arc<Key>) -> Self {
         Self {
             key: Some(key),
-            ticket: None,
-            ticket_scope: None,
+            ..Self::default()
         }
     }
 
     /// The holder of a ticket, which was made with this key, or without one.
-    pub(super) fn of_ticket(key: Option<Arc<Key>>, ticket: Ticket) -> Self {
+    pub(super) fn of_ticket(
+        key: Option<Arc<Key>>,
+        ticket: Ticket,
+        revocation: Arc<Revocation>,
+    ) -> Self {
         let ticket = Arc::new(ticket);
         let ticket_scope = (!ticket.models.is_empty()).then(|| {
             let (models, upstreams) = ((key.clone(), ticket.clone()), key.clone());
@@ -60,6 +65,7 @@ impl Identity {
             key,
             ticket: Some(ticket),
             ticket_scope,
+            of_ticket: Some(revocation),
         }
     }
 
@@ -102,7 +108,14 @@ impl Identity {
 
     /// Returns what ends its open connections.
     pub(crate) fn revocation(&self) -> Option<&Arc<Revocation>> {
-        self.key.as_ref().map(|key| &key.revocation)
+        let of_key = || self.key.as_ref().map(|key| &key.revocation);
+        self.of_ticket.as_ref().or_else(of_key)
+    }
+
+    /// Whether it may revoke what this owner has.
+    pub(super) fn may_revoke(&self, owner: &Owner) -> bool {
+        let key = self.key.as_ref();
+        self.is_operator() || key.is_some_and(|key| key.may_be(owner))
     }
 
     /// Returns the limits that apply to it, and the counters of what it uses; `None` where nothing of
@@ -128,6 +141,7 @@ impl Identity {
         Some(Arc::new(CredentialMeter {
             key: self.key.clone(),
             ticket: self.ticket.clone(),
+            revocation: self.revocation().cloned(),
             client,
         }))
     }
@@ -191,9 +205,21 @@ impl Identity {
 
     /// Returns whose a ticket is that it makes.
     pub(super) fn issuer(&self) -> Issuer {
-        match &self.key {
-            Some(key) => Issuer::Key(key.rights.hash.prefix()),
-            None => Issuer::Open,
+        let Some(key) = &self.key else {
+            return Issuer::Open;
+        };
+        let rights = &key.rights;
+        match &rights.issuer {
+            Some(issuer) => Issuer::Token(Box::new(TokenRights {
+                issuer: issuer.to_string(),
+                owner: match &rights.owner {
+                    Owner::Anonymous => String::new(),
+                    Owner::Named(name) => name.to_string(),
+                },
+                role: rights.role,
+                limits: rights.limits,
+            })),
+            None => Issuer::Key(rights.hash.prefix()),
         }
     }
 }
@@ -209,6 +235,7 @@ fn may_use(key: Option<&Key>, ticket: Option<&Ticket>, model: &str) -> bool {
 struct CredentialMeter {
     key: Option<Arc<Key>>,
     ticket: Option<Arc<Ticket>>,
+    revocation: Option<Arc<Revocation>>,
     client: ClientMeter,
 }
 
@@ -225,13 +252,13 @@ struct CredentialMetered {
 impl CredentialMeter {
     /// Checks that the credential is still valid.
     fn check(&self) -> Result<(), ApiError> {
-        if let Some(key) = &self.key {
-            if key.revocation.is_revoked() {
-                return Err(invalid("The key is revoked."));
-            }
-            if key.is_expired() {
-                return Err(expired());
-            }
+        let of_key = self.key.as_ref().map(|key| &key.revocation);
+        let known = self.revocation.iter().chain(of_key);
+        if known.into_iter().any(|known| known.is_revoked()) {
+            return Err(revoked());
+        }
+        if self.key.as_ref().is_some_and(|key| key.is_expired()) {
+            return Err(expired());
         }
         if let Some(ticket) = &self.ticket {
             if ticket.is_expired() {
@@ -255,7 +282,7 @@ impl Meter for CredentialMeter {
         if let Err(error) = self.check() {
             return Admission::Now(Err(error));
         }
-        let revocation = self.key.as_ref().map(|key| key.revocation.clone());
+        let revocation = self.revocation.clone();
         let metered = |reservation| {
             let running = Mutex::default();
             Arc::new(CredentialMetered {
@@ -296,10 +323,19 @@ impl Metered for CredentialMetered {
         *self.running.lock() = revocation.map(|revocation| revocation.run(generation));
     }
 
+    fn relayed(&self, usage: Option<&str>) {
+        self.reservation.relayed(usage);
+    }
+
     fn ended(&self, end: &GenerationEnd<'_>) {
         self.running.lock().take();
         self.reservation.ended(end);
     }
+}
+
+/// Refuses a credential that is revoked.
+pub(super) fn revoked() -> ApiError {
+    invalid("The credential is revoked.")
 }
 
 /// Refuses a key that has expired.

@@ -33,6 +33,8 @@ pub(super) struct Rights {
     pub(super) upstreams: Vec<String>,
     pub(super) limits: ClientLimits,
     pub(super) expires: Option<SystemTime>,
+    /// The name of the issuer, if this is a token and no key.
+    pub(super) issuer: Option<Arc<str>>,
 }
 
 // === impl Rights ===
@@ -48,6 +50,7 @@ impl Rights {
             upstreams: entry.upstreams.clone(),
             limits: entry.limits,
             expires: entry.expiry(),
+            issuer: None,
         })
     }
 
@@ -61,6 +64,7 @@ impl Rights {
             upstreams: Vec::new(),
             limits: ClientLimits::default(),
             expires: None,
+            issuer: None,
         }
     }
 
@@ -94,6 +98,12 @@ impl Key {
                 .unwrap_or_default(),
             rights,
         }
+    }
+
+    /// The same key, whose requests end with this.
+    pub(super) fn ended_by(mut self, revocation: Arc<Revocation>) -> Self {
+        self.revocation = revocation;
+        self
     }
 
     /// Whether its tickets may be this owner's: its own, one below it, or for an operator any.

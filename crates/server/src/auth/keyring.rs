@@ -60,6 +60,10 @@ impl Keyring {
         keys.filter(is_gone).cloned().collect()
     }
 
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Arc<Key>> {
+        self.0.values().flatten()
+    }
+
     pub(super) fn len(&self) -> usize {
         self.0.values().map(Vec::len).sum()
     }

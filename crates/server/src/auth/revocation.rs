@@ -1,4 +1,4 @@
-//! What a key has open, so that it can be ended when the key is revoked.
+//! What a credential has open, so that it can be ended when the credential is revoked.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
@@ -10,16 +10,20 @@ use slab::Slab;
 use tokenwire_core::generation::Generation;
 use tokio_util::sync::CancellationToken;
 
+use super::revocation_list::Holder;
+
 /// The time in which readers of a cancelled generation get its end, before they are cut.
 const LAST_EVENTS: Duration = Duration::from_millis(200);
 
-/// The generations that run by a key and the responses that it reads.
+/// The generations that run by a credential and the responses that it reads.
 #[derive(Debug, Default)]
 pub(crate) struct Revocation {
     state: Mutex<State>,
     is_revoked: AtomicBool,
-    /// Closes the key's sockets.
+    /// Closes its sockets.
     sockets: CancellationToken,
+    /// Says by what it can be revoked, where it is no key.
+    holder: Holder,
 }
 
 #[derive(Debug, Default)]
@@ -53,7 +57,24 @@ pub(crate) struct OpenBody {
 // === impl Revocation ===
 
 impl Revocation {
-    /// Whether the key is revoked.
+    /// What a ticket or token has open.
+    pub(super) fn of(holder: Holder) -> Self {
+        Self {
+            holder,
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn holder(&self) -> &Holder {
+        &self.holder
+    }
+
+    /// Refuses what begins from now on.
+    pub(super) fn close(&self) {
+        self.is_revoked.store(true, Ordering::Release);
+    }
+
+    /// Whether the credential is revoked.
     pub(crate) fn is_revoked(&self) -> bool {
         self.is_revoked.load(Ordering::Acquire)
     }
@@ -85,9 +106,9 @@ impl Revocation {
         }
     }
 
-    /// Cancels what the key runs, then cuts what it reads.
+    /// Cancels what the credential runs, then cuts what it reads.
     pub(crate) async fn revoke(&self) {
-        self.is_revoked.store(true, Ordering::Release);
+        self.close();
         let running: Vec<_> = {
             let state = self.state.lock();
             state

@@ -6,6 +6,9 @@ use serde::{Deserialize, Serialize};
 use tokenwire_core::model::error::{ApiError, ErrorCode};
 use tokenwire_core::model::id::{GenerationId, Owner};
 
+use crate::config::Config;
+use crate::config::auth::Role;
+use crate::config::client_limits::ClientLimits;
 use crate::config::models::matches;
 
 /// What a ticket says. It is sealed before it leaves the gateway.
@@ -32,6 +35,9 @@ pub(crate) struct Ticket {
     /// The only origin whose pages may use it.
     #[serde(rename = "g", default, skip_serializing_if = "Option::is_none")]
     pub(crate) origin: Option<String>,
+    /// When it was issued, in Unix seconds.
+    #[serde(rename = "t", default)]
+    pub(super) issued: u64,
     /// The time until which it is used first, in Unix seconds.
     #[serde(rename = "c")]
     pub(super) connect_by: u64,
@@ -70,14 +76,31 @@ pub(crate) enum Right {
 }
 
 /// Whose ticket it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Issuer {
     /// The key whose hash begins so.
     #[serde(rename = "k")]
     Key(u64),
+    /// A token of an issuer.
+    #[serde(rename = "j")]
+    Token(Box<TokenRights>),
     /// A client of a gateway that checks no credentials.
     #[serde(rename = "o")]
     Open,
+}
+
+/// What the holder of a token may do: no later request has the token.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct TokenRights {
+    /// The name of the issuer.
+    #[serde(rename = "n")]
+    pub(super) issuer: String,
+    #[serde(rename = "o")]
+    pub(super) owner: String,
+    #[serde(rename = "r")]
+    pub(super) role: Role,
+    #[serde(rename = "l", default, skip_serializing_if = "ClientLimits::is_empty")]
+    pub(super) limits: ClientLimits,
 }
 
 // === impl Ticket ===
@@ -141,6 +164,12 @@ impl Ticket {
     pub(crate) fn start_key(&self) -> Option<String> {
         (self.kind == TicketKind::Start).then(|| format!("ticket {}", self.id))
     }
+}
+
+/// Returns how long a ticket is good for a stream at most, in seconds: a stream runs for a while
+/// before it is kept.
+pub(super) fn longest(config: &Config) -> u64 {
+    config.retain_responses().as_secs() + 24 * 60 * 60
 }
 
 /// Returns the time in Unix seconds.

@@ -126,6 +126,7 @@ mod tests {
             models: Vec::new(),
             stream: Some("resp_a".to_owned()),
             origin: None,
+            issued: 0,
             connect_by: 1,
             valid_until: 2,
         }

@@ -112,6 +112,7 @@ impl TicketRequest {
             models: self.checked_models()?,
             stream: self.stream,
             origin: self.origin.as_deref().map(origin).transpose()?,
+            issued: now,
             connect_by: connect_by.min(valid_until),
             valid_until,
         })

@@ -29,7 +29,7 @@ use super::ticket::unix_now;
 use crate::time_limit::beside_runtime;
 
 /// The folder in the store's that has the uses. The store ignores hidden folders.
-const FOLDER: &str = ".tickets";
+pub(super) const FOLDER: &str = ".tickets";
 
 /// Uses that are remembered. Beyond it the oldest are forgotten.
 const MAX_USES: usize = 200_000;

@@ -4,13 +4,18 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rand::RngCore as _;
-use tokenwire_core::model::error::ApiError;
+use tokenwire_core::model::error::{ApiError, ErrorCode};
 use tokenwire_core::model::id::GenerationId;
 
 use super::authenticator::Authenticator;
 use super::identity::Identity;
+use super::key::Key;
+use super::revocation_list::{Entry, Holder};
+use super::revocation_request::{RevocationRequest, owner_of};
+use super::revocations::{RevocableKeys, Revocations};
 use super::ticket::{
-    Issuer, Ticket, TicketKind, expired_ticket, invalid_ticket, late_ticket, not_allowed,
+    Issuer, Ticket, TicketKind, expired_ticket, invalid_ticket, late_ticket, longest, not_allowed,
+    unix_now,
 };
 use super::ticket_keys::TicketKeys;
 use super::ticket_request::TicketRequest;
@@ -32,6 +37,7 @@ const LENGTH: usize = 32;
 pub struct Tickets {
     keys: TicketKeys,
     uses: TicketUses,
+    revocations: Arc<Revocations>,
     /// How long a ticket is good for a stream at most, in seconds.
     longest: u64,
 }
@@ -42,7 +48,11 @@ impl Tickets {
     /// Returns the tickets of this configuration. Their key is the configured one, else that of the
     /// cluster, else the one that is kept in the store's folder, else a new one for this process.
     #[must_use]
-    pub fn of(config: &Config, nodes: Option<Arc<dyn SharedUses>>) -> Self {
+    pub fn of(
+        config: &Config,
+        nodes: Option<Arc<dyn SharedUses>>,
+        revocations: Arc<Revocations>,
+    ) -> Self {
         let configured = &config.auth.tickets;
         let folder = match (config.store.kind, &config.store.path) {
             (StoreKind::Disk, Some(path)) => Some(path.into()),
@@ -64,12 +74,11 @@ impl Tickets {
             (None, Some(folder)) => Beyond::Folder(folder),
             (None, None) => Beyond::Memory,
         };
-        // A stream runs for a while before it is kept.
-        let longest = config.retain_responses().as_secs() + 24 * 60 * 60;
         Self {
             keys,
             uses: TicketUses::new(beyond),
-            longest,
+            revocations,
+            longest: longest(config),
         }
     }
 
@@ -118,17 +127,93 @@ impl Tickets {
         }
         let gone =
             || invalid_ticket("The key that the ticket was made with is not valid any more.");
-        match (ticket.issuer, auth) {
-            (Issuer::Open, None) => Ok(Identity::of_ticket(None, ticket)),
+        match (&ticket.issuer, auth) {
+            (Issuer::Open, None) => self.held(None, ticket),
             (Issuer::Key(prefix), Some(auth)) => {
-                let key = auth.key_of(prefix).ok_or_else(gone)?;
+                let key = auth.key_of(*prefix).ok_or_else(gone)?;
                 if key.is_expired() || !key.may_be(&ticket.owner()) {
                     return Err(gone());
                 }
-                Ok(Identity::of_ticket(Some(key), ticket))
+                self.held(Some(key), ticket)
             }
-            (Issuer::Open, Some(_)) | (Issuer::Key(_), None) => Err(gone()),
+            (Issuer::Token(rights), Some(auth)) => {
+                let key = auth
+                    .key_of_token(rights, ticket.expiry())
+                    .ok_or_else(gone)?;
+                if !key.may_be(&ticket.owner()) {
+                    return Err(gone());
+                }
+                self.held(Some(key), ticket)
+            }
+            (Issuer::Token(_), None) | (Issuer::Open, Some(_)) | (Issuer::Key(_), None) => {
+                Err(gone())
+            }
         }
+    }
+
+    /// Counts a ticket as in use.
+    fn held(&self, key: Option<Arc<Key>>, ticket: Ticket) -> Result<Identity, ApiError> {
+        let of_key = key.as_ref().map(|key| key.rights.owner.clone());
+        let holder = Holder {
+            ticket: Some(ticket.id.clone()),
+            key: key.as_ref().map(|key| key.id.to_string()),
+            owners: std::iter::once(ticket.owner()).chain(of_key).collect(),
+            issued: ticket.issued,
+        };
+        let held = self.revocations.hold(&ticket.id, holder);
+        let is_revoked = key.as_ref().is_some_and(|key| key.revocation.is_revoked());
+        let held = held.filter(|_| !is_revoked);
+        let held = held.ok_or_else(|| invalid_ticket("The ticket is revoked."))?;
+        Ok(Identity::of_ticket(key, ticket, held))
+    }
+
+    /// Revokes what a client names: here when it returns, and at other nodes within a second.
+    ///
+    /// # Errors
+    /// A fault of the request, a right that the client does not have, or `store_unavailable`.
+    pub(crate) async fn revoke(
+        &self,
+        request: &RevocationRequest,
+        identity: &Identity,
+        auth: Option<&Authenticator>,
+    ) -> Result<(), ApiError> {
+        let entries = match request {
+            RevocationRequest::Ticket(text) => {
+                let ticket = self.open(text)?;
+                if !identity.may_revoke(&ticket.owner()) {
+                    return Err(not_yours("ticket"));
+                }
+                vec![Entry::ticket(&ticket.id, ticket.valid_until)]
+            }
+            RevocationRequest::Owner(name) => {
+                let owner = owner_of(name);
+                let is_own = identity.owner() == owner;
+                if !identity.is_operator() && (is_own || !identity.may_revoke(&owner)) {
+                    return Err(not_yours("owner"));
+                }
+                let keys = auth.map(|auth| auth.keys_of(&owner)).unwrap_or_default();
+                let keys = keys.iter().map(|id| Entry::key(id));
+                keys.chain([Entry::owner(&owner, unix_now())]).collect()
+            }
+            RevocationRequest::Key(id) => {
+                if !identity.is_operator() {
+                    return Err(not_yours("key"));
+                }
+                if !auth.is_some_and(|auth| auth.has_key(id)) {
+                    let message =
+                        "No key has this id. `tokenwire key list` shows those of the file.";
+                    return Err(ApiError::new(ErrorCode::NotFound, message).param("key"));
+                }
+                vec![Entry::key(id)]
+            }
+        };
+        let keys = auth.map(|auth| auth as &dyn RevocableKeys);
+        self.revocations.add(entries, keys).await
+    }
+
+    /// Whether the store that knows what is revoked answered last.
+    pub(crate) fn is_revocation_reached(&self) -> bool {
+        self.revocations.is_reached()
     }
 
     /// Admits a connection, and notes that its ticket was used. Tickets that start something are
@@ -185,6 +270,11 @@ impl Ticket {
         let known = generation.header().idempotency.as_ref();
         known.is_some_and(|known| *known.key == *key)
     }
+}
+
+fn not_yours(param: &'static str) -> ApiError {
+    let message = "A key revokes tickets of its owner, and owners below it. The rest needs the role 'operator'.";
+    ApiError::new(ErrorCode::RoleRequired, message).param(param)
 }
 
 /// Returns the key in this folder, else a new one.

@@ -3,20 +3,23 @@
 //! `tw:node:<tag>` has the address of a process and lasts 25 h, longer than its streams are asked
 //! for. `tw:alive:<tag>` is its lease: 3 s, renewed each second. `tw:members` lists the tags whose
 //! lease holds, by the time of Redis; no clock of a node is compared with another. `tw:tags` lists
-//! those too that may have left something when they were lost.
+//! those too that may have left something when they were lost. `tw:deleted:<tag>` has the responses of
+//! a process that were deleted while it did not answer: it deletes them once it runs again.
 
 use std::sync::LazyLock;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use redis::{Pipeline, Script, cmd};
+use tokenwire_core::engine::SharedEngine;
 use tokenwire_core::model::error::ApiError;
-use tokenwire_core::model::id::Tag;
+use tokenwire_core::model::id::{GenerationId, Tag};
 use tokenwire_peer::Client;
 use tokenwire_store::redis::RedisError;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use super::{Cluster, NodeRecord, store_unavailable, unavailable};
+use super::owners::OwnerAnswer;
+use super::{Cluster, NodeRecord, problem, store_unavailable, unavailable};
 
 /// How long the address of a process is kept, in seconds.
 pub(super) const KEPT_S: u64 = 25 * 60 * 60;
@@ -51,15 +54,19 @@ struct State {
     away: Option<(Instant, String)>,
     /// Whether Redis has been found to be usable.
     checked: bool,
+    /// Whether Redis had run for long when this process joined, so that it knew all others.
+    joined_settled: bool,
+    /// Responses of this process that were deleted while it did not answer.
+    deleted: Vec<GenerationId>,
     /// The processes whose lease holds, this one among them.
     members: Vec<Tag>,
 }
 
 #[derive(Clone, Copy, Debug)]
 enum Held {
-    /// Since this process joined.
+    /// Since this process joined a Redis that knew all others.
     Ever(Instant),
-    /// Since Redis lost it, or was away.
+    /// Since Redis lost it, was away, or started.
     Since(Instant),
 }
 
@@ -103,13 +110,15 @@ impl Cluster {
         others.cloned().collect()
     }
 
-    /// Renews this process' lease each second, until it is dropped.
-    pub async fn run(&self) {
+    /// Renews this process' lease each second, until it is dropped. Deletes what other nodes have
+    /// deleted while this one did not answer.
+    pub async fn run(&self, engine: &SharedEngine) {
         let mut ticks = interval(RENEWAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
             self.renew().await;
+            self.delete_late(engine).await;
         }
     }
 
@@ -125,6 +134,7 @@ impl Cluster {
         match renewed {
             Ok((held_before, members)) => {
                 let now = Instant::now();
+                let was_away = state.away.is_some();
                 if let Some((since, _)) = state.away.take() {
                     tracing::info!(
                         seconds = (now - since).as_secs(),
@@ -134,7 +144,9 @@ impl Cluster {
                 state.held = match state.held {
                     Some(held) if held_before => Some(held),
                     // The first time there was no lease to lose.
-                    None if state.members.is_empty() => Some(Held::Ever(now)),
+                    None if state.members.is_empty() && !was_away && state.joined_settled => {
+                        Some(Held::Ever(now))
+                    }
                     _ => Some(Held::Since(now)),
                 };
                 if members.len() != state.members.len() {
@@ -165,9 +177,12 @@ impl Cluster {
             return Ok((true, Vec::new()));
         };
         if !self.membership.0.lock().checked {
-            let problem = self.check().await?;
-            self.membership.0.lock().checked = true;
-            if let Some(problem) = problem {
+            let info = self.check().await?;
+            let mut state = self.membership.0.lock();
+            state.checked = true;
+            state.joined_settled = info.uptime >= SETTLED;
+            drop(state);
+            if let Some(problem) = problem(&info) {
                 tracing::error!(%problem, "the Redis of cluster.url loses data");
             }
         }
@@ -182,7 +197,12 @@ impl Cluster {
             .arg(self.tag.as_str())
             .to_owned();
         both.add_command(known).ignore();
-        let (before,): (Option<String>,) = self.redis.pipeline(both).await?;
+        let deleted = cmd("SMEMBERS").arg(self.deleted_of(&self.tag)).to_owned();
+        both.add_command(deleted);
+        self.announce_taken(own, &mut both);
+        let (before, deleted): (Option<String>, Vec<String>) = self.redis.pipeline(both).await?;
+        let deleted = deleted.iter().filter_map(|id| id.parse().ok()).collect();
+        self.membership.0.lock().deleted = deleted;
         let members = self.redis.key("members");
         let tag = self.tag.clone();
         let tags: Vec<String> = self
@@ -195,8 +215,49 @@ impl Cluster {
         Ok((before.is_some(), tags))
     }
 
-    /// Ends the lease: this process has ended in order.
+    /// Says that this process answers for those whose folders it has taken.
+    fn announce_taken(&self, own: &NodeRecord, pipeline: &mut Pipeline) {
+        let record = NodeRecord {
+            holder: Some(self.tag.to_string()),
+            ..own.clone()
+        };
+        for tag in self.taken() {
+            let (node, alive) = self.keys(&tag);
+            let node = [&node, &record.to_json(), "EX", &KEPT_S.to_string()].map(str::to_owned);
+            pipeline
+                .add_command(cmd("SET").arg(&node).to_owned())
+                .ignore();
+            let alive = [&alive, "1", "PX", &LEASE_MS.to_string()].map(str::to_owned);
+            pipeline
+                .add_command(cmd("SET").arg(&alive).to_owned())
+                .ignore();
+        }
+    }
+
+    /// Returns the processes whose folders this one has taken.
+    fn taken(&self) -> Vec<Tag> {
+        let store = self.store.as_ref();
+        store.map(|store| store.taken_tags()).unwrap_or_default()
+    }
+
+    /// Whether this process answers for another one, whose folder it has taken.
+    pub(super) fn has_taken(&self, tag: &Tag) -> bool {
+        let store = self.store.as_ref();
+        store.is_some_and(|store| store.has_taken(tag))
+    }
+
+    /// Whether other nodes can be read from and can read from this one.
+    pub(crate) fn has_others(&self) -> bool {
+        let state = self.membership.0.lock();
+        state.held.is_some() && state.members.len() > 1
+    }
+
+    /// Ends the lease: this process has ended in order. Where it has a folder the lease lapses by
+    /// itself, since another process may answer for it by then.
     pub async fn leave(&self) {
+        if self.store.is_some() {
+            return;
+        }
         let (_, alive) = self.keys(&self.tag);
         let mut both = Pipeline::new();
         both.add_command(cmd("DEL").arg(alive).to_owned()).ignore();
@@ -215,34 +276,72 @@ impl Cluster {
         (key("node"), key("alive"))
     }
 
-    /// Asks Redis for the process of a tag.
+    fn deleted_of(&self, tag: &Tag) -> String {
+        self.redis.key(format_args!("deleted:{tag}"))
+    }
+
+    /// Notes for a process that does not answer that one of its responses was deleted.
+    pub(super) async fn note_deleted(&self, id: &GenerationId, tag: &Tag) -> Result<(), ApiError> {
+        let key = self.deleted_of(tag);
+        let mut both = Pipeline::new();
+        both.add_command(cmd("SADD").arg(&key).arg(id.as_str()).to_owned())
+            .ignore();
+        both.add_command(cmd("EXPIRE").arg(&key).arg(KEPT_S).to_owned())
+            .ignore();
+        let noted: Result<(), RedisError> = self.redis.pipeline(both).await;
+        noted.map_err(|error| unavailable(&error))
+    }
+
+    /// Deletes what was deleted while this process did not answer.
+    async fn delete_late(&self, engine: &SharedEngine) {
+        let deleted = std::mem::take(&mut self.membership.0.lock().deleted);
+        for id in deleted {
+            if let Err(error) = engine.delete_here(&id).await {
+                tracing::warn!(generation = %id, %error, "a deleted response is still here");
+                continue;
+            }
+            let key = self.deleted_of(&self.tag);
+            let forget = cmd("SREM").arg(key).arg(id.as_str()).to_owned();
+            if let Err(error) = self.redis.query::<u64>(forget).await {
+                tracing::debug!(generation = %id, %error, "a deletion stays noted");
+            }
+        }
+    }
+
+    /// Asks Redis for the process of a tag. Answers are shared for a tenth of a second.
     ///
     /// # Errors
     /// [`ErrorCode::StoreUnavailable`](tokenwire_core::model::error::ErrorCode::StoreUnavailable)
     /// while Redis is away, and for some seconds after that unless the process is known to be alive.
     pub(super) async fn owner(&self, tag: &Tag) -> Result<Owner, ApiError> {
+        let answer = self.owners.get(tag, || self.ask_owner(tag)).await;
+        let answer = answer.map_err(|error| unavailable(&error))?;
+        let client = answer.record.map(|record| self.client(tag, &record));
+        match client {
+            Some(client) if answer.is_alive => Ok(Owner::Alive(client)),
+            // Redis may have lost what it knew.
+            _ if !answer.knows_own || !self.is_settled() => Err(store_unavailable(
+                "The Redis that all nodes share has just come back, and does not know all nodes yet.",
+            )),
+            Some(client) => Ok(Owner::Lapsed(client)),
+            None => Ok(Owner::Unknown),
+        }
+    }
+
+    async fn ask_owner(&self, tag: &Tag) -> Result<OwnerAnswer, RedisError> {
         let (node, alive) = self.keys(tag);
         let (_, own) = self.keys(&self.tag);
         let mut all = Pipeline::new();
         all.add_command(cmd("GET").arg(node).to_owned());
         all.add_command(cmd("EXISTS").arg(alive).to_owned());
         all.add_command(cmd("EXISTS").arg(own).to_owned());
-        let (record, alive, own): (Option<String>, bool, bool) = self
-            .redis
-            .pipeline(all)
-            .await
-            .map_err(|error| unavailable(&error))?;
-        let record = record.as_deref().and_then(NodeRecord::from_json);
-        let client = record.map(|record| self.client(tag, &record));
-        match client {
-            Some(client) if alive => Ok(Owner::Alive(client)),
-            // Redis may have lost what it knew.
-            _ if !own || !self.is_settled() => Err(store_unavailable(
-                "The Redis that all nodes share has just come back, and does not know all nodes yet.",
-            )),
-            Some(client) => Ok(Owner::Lapsed(client)),
-            None => Ok(Owner::Unknown),
-        }
+        let (record, is_alive, knows_own): (Option<String>, bool, bool) =
+            self.redis.pipeline(all).await?;
+        Ok(OwnerAnswer {
+            record: record.as_deref().and_then(NodeRecord::from_json),
+            is_alive,
+            knows_own,
+        })
     }
 
     /// Whether this process' lease has held for long enough that the others' would hold as well.

@@ -4,15 +4,19 @@
 //! Redis is asked once for a stream of another node, never per token: `membership` says where the
 //! process of a tag listens and whether it is alive, and `claims` has the idempotency keys.
 //! `shared_logs` has what outlives a node: what it stored of ended responses, and the records of those
-//! that are replicated while they run. `source` puts these together for the engine. `sweep` and
+//! that are replicated while they run. `owners` asks for a process once for all that look for it, and
+//! `source` puts these together for the engine. `sweep` and
 //! `deliveries` go on with what a lost node left, and `lease` keeps a node that slept from going on
 //! with what another one has taken over. `tickets` has the tickets that were used.
 
 mod claims;
 mod deliveries;
 mod lease;
+mod lost_usage;
 mod membership;
 mod node_record;
+mod owners;
+mod revocations;
 mod shared_logs;
 mod source;
 mod sweep;
@@ -25,16 +29,20 @@ pub use source::ClusterSource;
 use std::collections::HashMap;
 use std::fmt;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs as _};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use redis::{Pipeline, Script, cmd};
 use tokenwire_core::engine::{ReplicaOptions, Replicated, SharedEngine};
 use tokenwire_core::log::{FlushOptions, LogStore};
 use tokenwire_core::model::error::{ApiError, ErrorCode};
 use tokenwire_core::model::id::Tag;
 use tokenwire_peer::{Client, NodeAddress, Secret, Server, Strangers};
-use tokenwire_store::redis::{RedisClient, RedisError, RedisOptions, RedisRetention, RedisStore};
+use tokenwire_store::DiskStore;
+use tokenwire_store::redis::{
+    RedisClient, RedisError, RedisOptions, RedisRetention, RedisStore, ServerInfo,
+};
 
 use crate::config::schema::{self, Config, Replicate};
 use crate::listeners::handover_path;
@@ -43,6 +51,7 @@ use deliveries::Deliveries;
 use lease::Lease;
 use membership::{LEASE_MS, Membership};
 use node_record::NodeRecord;
+use owners::Owners;
 use shared_logs::SharedLogs;
 
 /// Addresses of nodes that are remembered.
@@ -55,6 +64,35 @@ const RETRY_MAX: Duration = Duration::from_secs(1);
 const LARGEST_COPY: usize = 16 * 1024 * 1024;
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 1024;
+
+/// The commands that are used, with what follows the key. They leave no key.
+const COMMANDS: [(&str, &[&str]); 22] = [
+    ("XADD", &["1-0", "a", "1"]),
+    ("XRANGE", &["-", "+"]),
+    ("XREVRANGE", &["+", "-"]),
+    ("PEXPIRE", &["1000"]),
+    ("UNLINK", &[]),
+    ("HSET", &["a", "1"]),
+    ("EXPIRE", &["1"]),
+    ("HGETALL", &[]),
+    ("HGET", &["a"]),
+    ("HMGET", &["a"]),
+    ("HDEL", &["a"]),
+    ("SADD", &["a"]),
+    ("SMEMBERS", &[]),
+    ("SREM", &["a"]),
+    ("ZADD", &["1", "a"]),
+    ("ZRANGE", &["0", "-1"]),
+    ("ZREM", &["a"]),
+    ("ZREMRANGEBYSCORE", &["-inf", "1"]),
+    ("SET", &["1", "PX", "1000"]),
+    ("GET", &[]),
+    ("EXISTS", &[]),
+    ("DEL", &[]),
+];
+
+/// A script that does nothing but what its user may not do elsewhere.
+static SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new("return #redis.call('TIME')"));
 
 /// This node, and what it knows of the others.
 pub struct Cluster {
@@ -72,8 +110,11 @@ pub struct Cluster {
     /// This node, once it listens.
     own: OnceLock<NodeRecord>,
     strangers: OnceLock<Arc<Strangers>>,
-    /// The clients of other nodes, by tag.
-    clients: Mutex<HashMap<Tag, Client>>,
+    /// The clients of other nodes and what they were made of, by tag.
+    clients: Mutex<HashMap<Tag, (NodeRecord, Client)>>,
+    owners: Owners,
+    /// The node's own store, where it has one.
+    store: Option<Arc<DiskStore>>,
 }
 
 impl fmt::Debug for Cluster {
@@ -90,9 +131,13 @@ impl Cluster {
     /// blocks for at most a second. A Redis that does not answer may come back later.
     ///
     /// # Errors
-    /// [`ServeError::Cluster`] if Redis refuses the password, is too old, or drops data when it is
-    /// full.
-    pub(crate) fn open(config: &Config, tag: Tag) -> Result<Option<Arc<Self>>, ServeError> {
+    /// [`ServeError::Cluster`] if Redis refuses the password, a command or TLS, is too old, or drops
+    /// data when it is full.
+    pub(crate) fn open(
+        config: &Config,
+        tag: Tag,
+        store: Option<Arc<DiskStore>>,
+    ) -> Result<Option<Arc<Self>>, ServeError> {
         let (Some(url), Some(secret)) = (&config.cluster.url, &config.cluster.secret) else {
             return Ok(None);
         };
@@ -107,6 +152,7 @@ impl Cluster {
         let logs = SharedLogs::new(RedisStore::new(redis.clone(), retention), redis.clone());
         let this = Self {
             logs: Arc::new(logs),
+            store,
             deliveries: Deliveries::default(),
             lease: Arc::new(Lease::new(Duration::from_millis(LEASE_MS))),
             name: config.cluster.name.clone().unwrap_or_else(machine),
@@ -116,13 +162,17 @@ impl Cluster {
             own: OnceLock::new(),
             strangers: OnceLock::new(),
             clients: Mutex::default(),
+            owners: Owners::default(),
             config: config.cluster.clone(),
             tag,
             redis,
         };
         match futures::executor::block_on(this.check()) {
-            Ok(None) => {}
-            Ok(Some(problem)) => return Err(refused(&problem)),
+            Ok(info) => {
+                if let Some(problem) = problem(&info) {
+                    return Err(refused(&problem));
+                }
+            }
             Err(error) if error.is_retryable() => tracing::warn!(
                 %error,
                 "the Redis of cluster.url does not answer: streams of this node work, those of other nodes once it does"
@@ -132,15 +182,18 @@ impl Cluster {
         Ok(Some(Arc::new(this)))
     }
 
-    /// Asks Redis what it is. Returns why it cannot be used.
-    async fn check(&self) -> Result<Option<String>, RedisError> {
+    /// Asks Redis what it is, and tries the commands that nodes use.
+    async fn check(&self) -> Result<ServerInfo, RedisError> {
         let info = self.redis.check().await?;
-        Ok((!info.keeps_everything()).then(|| {
-            format!(
-                "the maxmemory-policy of Redis is {}, by which it drops streams when it is full; set it to noeviction",
-                info.eviction_policy
-            )
-        }))
+        let key = self.redis.key(format_args!("probe:{}", self.tag));
+        let mut commands = Pipeline::new();
+        for (name, rest) in COMMANDS {
+            let command = cmd(name).arg(&key).arg(rest).to_owned();
+            commands.add_command(command).ignore();
+        }
+        self.redis.pipeline::<()>(commands).await?;
+        let _: u64 = self.redis.script(&SCRIPT, |_| {}).await?;
+        Ok(info)
     }
 
     /// Returns the name of this process.
@@ -209,6 +262,7 @@ impl Cluster {
             bound.map_err(|source| ServeError::ClusterListen { address, source })?;
         let _ = self.own.set(NodeRecord {
             address: self.config.advertised(bound),
+            holder: None,
             name: self.name.clone(),
             protocol: tokenwire_peer::VERSION,
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -220,13 +274,16 @@ impl Cluster {
     /// Returns the client of a process that was asked before.
     fn known(&self, tag: &str) -> Option<Client> {
         let tag: Tag = tag.parse().ok()?;
-        self.clients.lock().get(&tag).cloned()
+        let clients = self.clients.lock();
+        clients.get(&tag).map(|(_, client)| client.clone())
     }
 
     /// Returns the client of a process, and remembers it.
     fn client(&self, tag: &Tag, record: &NodeRecord) -> Client {
         let mut clients = self.clients.lock();
-        if let Some(client) = clients.get(tag) {
+        if let Some((known, client)) = clients.get(tag)
+            && known == record
+        {
             return client.clone();
         }
         if clients.len() >= KNOWN {
@@ -235,13 +292,23 @@ impl Cluster {
         }
         let address = NodeAddress {
             address: record.address.clone(),
-            tag: tag.clone(),
+            tag: record.holder(tag),
             secret: self.secret.clone(),
         };
         let client = Client::node(record.name.as_str(), address);
-        clients.insert(tag.clone(), client.clone());
+        clients.insert(tag.clone(), (record.clone(), client.clone()));
         client
     }
+}
+
+/// Returns why a Redis cannot be used.
+fn problem(info: &ServerInfo) -> Option<String> {
+    (!info.keeps_everything()).then(|| {
+        format!(
+            "the maxmemory-policy of Redis is {}, by which it drops streams when it is full; set it to noeviction",
+            info.eviction_policy
+        )
+    })
 }
 
 fn bind(address: &str, shared: bool) -> std::io::Result<TcpListener> {

@@ -1,12 +1,17 @@
 //! What a node says of itself in Redis.
 
 use serde::{Deserialize, Serialize};
+use tokenwire_core::model::id::Tag;
 
 /// The value of `node:<tag>`. Later versions may add members.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct NodeRecord {
     /// Host and port by which other nodes reach it.
     pub(super) address: String,
+    /// The process that answers for it, where that is another one: it has taken over what this one
+    /// left on disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) holder: Option<String>,
     /// Its name, for people.
     pub(super) name: String,
     /// The version of the internal protocol.
@@ -16,6 +21,14 @@ pub(super) struct NodeRecord {
 }
 
 impl NodeRecord {
+    /// Returns the process that answers for that of this tag.
+    pub(super) fn holder(&self, tag: &Tag) -> Tag {
+        let holder = self.holder.as_deref();
+        holder
+            .and_then(|holder| holder.parse().ok())
+            .unwrap_or_else(|| tag.clone())
+    }
+
     pub(super) fn to_json(&self) -> String {
         serde_json::to_string(self).unwrap_or_default()
     }

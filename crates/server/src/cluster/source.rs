@@ -58,6 +58,13 @@ impl ClusterSource {
                 located => Ok(located),
             };
         };
+        if self.cluster.has_taken(&tag) {
+            return match self.find_here(id).await? {
+                Located::Gone => self.find_stored(id, Writer::Unknown).await,
+                Located::Stored(stored) => self.unless_deleted(id, stored).await,
+                located => Ok(located),
+            };
+        }
         if let Some(client) = self.cluster.known(tag.as_str())
             && !client.take_failed()
         {
@@ -163,20 +170,29 @@ impl ClusterSource {
 
     /// Deletes a generation at the node that has it.
     async fn delete_at_owner(&self, id: &GenerationId, tag: &Tag) -> Result<(), ApiError> {
-        let client = match self.cluster.known(tag.as_str()) {
-            Some(client) => client,
-            None => match self.cluster.owner(tag).await? {
-                membership::Owner::Alive(client) | membership::Owner::Lapsed(client) => client,
-                membership::Owner::Unknown => return Ok(()),
-            },
-        };
-        if client.delete(id).await.is_ok() {
+        if self.cluster.has_taken(tag) {
             return Ok(());
         }
-        match self.cluster.owner(tag).await? {
-            membership::Owner::Alive(client) => Err(no_answer(&client)),
-            // What it had is gone with it.
-            membership::Owner::Lapsed(_) | membership::Owner::Unknown => Ok(()),
+        let known = self.cluster.known(tag.as_str());
+        if let Some(client) = &known
+            && client.delete(id).await.is_ok()
+        {
+            return Ok(());
+        }
+        // Another process may answer for it by now.
+        let (client, is_alive) = match self.cluster.owner(tag).await? {
+            membership::Owner::Alive(client) => (client, true),
+            membership::Owner::Lapsed(_) if known.is_some() => {
+                return self.cluster.note_deleted(id, tag).await;
+            }
+            membership::Owner::Lapsed(client) => (client, false),
+            membership::Owner::Unknown => return Ok(()),
+        };
+        match client.delete(id).await {
+            Err(_) if is_alive => Err(no_answer(&client)),
+            // It may have been paused only.
+            Err(_) => self.cluster.note_deleted(id, tag).await,
+            Ok(()) => Ok(()),
         }
     }
 

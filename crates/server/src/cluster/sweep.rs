@@ -1,10 +1,10 @@
 //! Takes over what lost processes were running in the background, unasked.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use futures::StreamExt as _;
-use redis::cmd;
+use redis::{Script, cmd};
 use tokenwire_core::engine::SharedEngine;
 use tokenwire_core::log::StoreError;
 use tokenwire_core::model::id::{GenerationId, Tag};
@@ -17,11 +17,21 @@ use super::membership::Owner;
 use super::source::answers;
 
 /// How often lost processes are looked for.
-const INTERVAL: Duration = Duration::from_secs(2);
+const INTERVAL: Duration = Duration::from_secs(1);
 /// How long one node has for what a lost process ran. Then another one tries.
-const CLAIM_MS: u64 = 10_000;
+const CLAIM_MS: u64 = 5000;
 /// Logs that are ended at a time.
-const AT_ONCE: usize = 16;
+const AT_ONCE: usize = 32;
+
+/// KEYS: the claim. ARGV: the process that claims, milliseconds. Returns whether it has the claim.
+static CLAIM: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        "local holder = redis.call('GET', KEYS[1])
+         if holder and holder ~= ARGV[1] then return 0 end
+         redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+         return 1",
+    )
+});
 
 /// Why a sweep is to be tried again.
 #[derive(Debug, thiserror::Error)]
@@ -68,31 +78,39 @@ impl Cluster {
         Ok(tags.filter(|tag| !self.is_member(tag)).collect())
     }
 
+    /// Whether a process has lost its lease, and does not answer.
+    pub(super) async fn is_lost(&self, tag: &Tag) -> bool {
+        match self.owner(tag).await {
+            // It may be cut off from Redis only.
+            Ok(Owner::Lapsed(client)) => {
+                answers(&GenerationId::tagged(tag), &client).await.is_none()
+            }
+            Ok(Owner::Unknown) => true,
+            Ok(Owner::Alive(_)) | Err(_) => false,
+        }
+    }
+
     async fn sweep_after(
         &self,
         tag: &Tag,
         engine: &SharedEngine,
         webhooks: &Webhooks,
     ) -> Result<(), Unfinished> {
-        match self.owner(tag).await {
-            Ok(Owner::Lapsed(client)) => {
-                // It may be cut off from Redis only.
-                if answers(&GenerationId::tagged(tag), &client).await.is_some() {
-                    return Ok(());
-                }
-            }
-            Ok(Owner::Unknown) => {}
-            Ok(Owner::Alive(_)) | Err(_) => return Ok(()),
+        // It ends what it answers for as well.
+        if !self.has_taken(tag) && !self.is_lost(tag).await {
+            return Ok(());
         }
-        let claim = cmd("SET")
-            .arg(self.redis.key(format_args!("sweep:{tag}")))
-            .arg(self.tag.as_str())
-            .arg("NX")
-            .arg("PX")
-            .arg(CLAIM_MS)
-            .to_owned();
-        let claimed: Option<String> = self.redis.query(claim).await?;
-        if claimed.is_none() {
+        let (claim, own) = (
+            self.redis.key(format_args!("sweep:{tag}")),
+            self.tag.clone(),
+        );
+        let claimed: bool = self
+            .redis
+            .script(&CLAIM, move |script| {
+                script.key(claim).arg(own.as_str()).arg(CLAIM_MS);
+            })
+            .await?;
+        if !claimed {
             return Ok(());
         }
         let running = self.logs.running(tag.as_str()).await?;

@@ -56,6 +56,7 @@ settings! {
     Reload "auth.keys" auth.keys;
     Restart "auth.keys_file" auth.keys_file;
     Restart "auth.anonymous" auth.anonymous;
+    Restart "auth.jwt" auth.jwt;
     Restart "auth.tickets" auth.tickets;
     Reload "default_model" default_model;
     Reload "upstreams" upstreams;

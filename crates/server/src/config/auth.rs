@@ -5,6 +5,10 @@ use std::time::SystemTime;
 use serde::{Deserialize, Serialize};
 
 use super::client_limits::ClientLimits;
+use super::jwt_issuer::JwtIssuer;
+pub(crate) use super::key_problem::KeyProblem;
+pub use super::role::Role;
+pub(crate) use super::role::is_owner;
 use super::secret::Secret;
 use super::units::word;
 use crate::key_hash::KeyHash;
@@ -19,6 +23,8 @@ pub struct Auth {
     pub keys_file: Option<String>,
     /// Whether no key is made at the start where other machines reach the gateway.
     pub anonymous: bool,
+    /// Servers whose tokens are accepted.
+    pub jwt: Vec<JwtIssuer>,
     /// The key that seals tickets.
     pub tickets: TicketSecrets,
 }
@@ -57,38 +63,19 @@ pub struct KeyEntry {
     pub expires: Option<String>,
 }
 
-/// What a credential may do.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Role {
-    /// Uses the models, and sees its owner's streams.
-    #[default]
-    User,
-    /// Also reads metrics and the state of the upstreams.
-    Operator,
-}
-
 /// The shortest key that may be configured, in bytes.
 const MIN_KEY: usize = 20;
 
 /// The shortest secret of tickets, in bytes.
 const MIN_SECRET: usize = 32;
 
-/// A value of an entry that cannot work: its field, what it is, what is expected, and a remedy.
-pub(crate) struct KeyProblem {
-    pub(crate) field: &'static str,
-    pub(crate) found: String,
-    pub(crate) expected: &'static str,
-    pub(crate) remedy: &'static str,
-}
-
 // === impl Auth ===
 
 impl Auth {
-    /// Whether keys are configured.
+    /// Whether keys or issuers of tokens are configured.
     #[must_use]
     pub fn has_keys(&self) -> bool {
-        !self.keys.is_empty() || self.keys_file.is_some()
+        !self.keys.is_empty() || self.keys_file.is_some() || !self.jwt.is_empty()
     }
 }
 
@@ -199,12 +186,6 @@ impl KeyEntry {
         }
         problems
     }
-}
-
-/// Whether the text can be the name of an owner.
-pub(crate) fn is_owner(name: &str) -> bool {
-    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_.@:-".contains(&byte);
-    (1..=128).contains(&name.len()) && name.bytes().all(is_allowed)
 }
 
 /// Reads a date, which means its beginning in UTC, or a time in UTC.

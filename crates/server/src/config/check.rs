@@ -394,7 +394,42 @@ impl Findings {
         }
     }
 
+    fn jwt(&mut self, config: &Config) {
+        let issuers = &config.auth.jwt;
+        for (index, issuer) in issuers.iter().enumerate() {
+            for problem in issuer.problems() {
+                let path = format!("auth.jwt.{index}.{}", problem.field);
+                self.add(&path, &problem.found, problem.expected, problem.remedy);
+            }
+            for name in &issuer.upstreams {
+                let is_known = config.upstreams.iter().any(|known| known.name == *name);
+                if !config.uses_simulator() && !is_known {
+                    self.add(
+                        &format!("auth.jwt.{index}.upstreams"),
+                        &format!("names {name:?}"),
+                        "names of configured upstreams",
+                        "",
+                    );
+                }
+            }
+            let is_taken = issuers
+                .iter()
+                .take(index)
+                .any(|known| known.name == issuer.name)
+                || config.auth.keys.iter().any(|key| key.owner == issuer.name);
+            if is_taken {
+                self.add(
+                    &format!("auth.jwt.{index}.name"),
+                    &format!("is {:?} again", issuer.name),
+                    "a name that no other issuer and no owner of a key has",
+                    "Owners of its tokens are below this name.",
+                );
+            }
+        }
+    }
+
     fn auth(&mut self, config: &Config) {
+        self.jwt(config);
         for problem in config.auth.tickets.problems() {
             let path = format!("auth.tickets.{}", problem.field);
             self.add(&path, &problem.found, problem.expected, problem.remedy);

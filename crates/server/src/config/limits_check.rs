@@ -48,6 +48,14 @@ pub(super) fn check_limits(config: &Config) -> Vec<Finding> {
             );
         }
     }
+    for (index, issuer) in config.auth.jwt.iter().enumerate() {
+        if issuer.limits.zeros().next().is_none() {
+            each(
+                &["auth", "jwt", &index.to_string(), "limits"],
+                &issuer.limits,
+            );
+        }
+    }
     if limits.reserve_output == 0 {
         let expected = "at least 1 token";
         add(&["limits", "reserve_output"], "is 0", expected, "");

@@ -19,6 +19,7 @@ use super::check::check;
 use super::environment::{Assignment, CONFIG_FILE, Environment};
 use super::file;
 use super::finding::Finding;
+use super::jwt_issuer::JwtIssuer;
 use super::problem::{ConfigError, Problem, written};
 use super::schema::{Auth, Config, KeyEntry, OPENAI_BASE_URL, Upstream};
 use crate::cli::Cli;
@@ -96,6 +97,7 @@ pub(super) fn template() -> Value {
         upstreams: vec![Upstream::default()],
         auth: Auth {
             keys: vec![KeyEntry::default()],
+            jwt: vec![JwtIssuer::default()],
             ..Auth::default()
         },
         ..Config::default()

@@ -18,7 +18,7 @@ use crate::service::Service;
 
 /// Returns who sent a request to a path under `/v1`. Without `auth` credentials are ignored, but for
 /// tickets that were made here.
-fn client(request: &ServiceRequest, service: &Service) -> Result<Option<Identity>, ApiError> {
+async fn client(request: &ServiceRequest, service: &Service) -> Result<Option<Identity>, ApiError> {
     let headers = request.headers();
     let ticket = presented::ticket(request.query_string(), headers)?;
     let Some(auth) = &service.auth else {
@@ -29,7 +29,7 @@ fn client(request: &ServiceRequest, service: &Service) -> Result<Option<Identity
         return of_ticket(request, identity, false).map(Some);
     };
     let Some(text) = ticket else {
-        return by_header_or_cookie(request, service, auth).map(Some);
+        return by_header_or_cookie(request, service, auth).await.map(Some);
     };
     if has_credential(headers) {
         let message = "The request carries a ticket and a key. Send one of them.";
@@ -39,7 +39,7 @@ fn client(request: &ServiceRequest, service: &Service) -> Result<Option<Identity
     of_ticket(request, identity, false).map(Some)
 }
 
-fn by_header_or_cookie(
+async fn by_header_or_cookie(
     request: &ServiceRequest,
     service: &Service,
     auth: &Authenticator,
@@ -51,7 +51,7 @@ fn by_header_or_cookie(
         let identity = service.tickets.identify(&text, Some(auth))?;
         return of_ticket(request, identity, true);
     }
-    auth.identify(headers)
+    auth.identify(headers).await
 }
 
 /// Checks that a ticket came where it belongs, and is for this request.
@@ -88,17 +88,17 @@ pub struct Operations;
 ///
 /// # Errors
 /// The credential is missing, wrong, or not enough.
-pub(super) fn identify(
+pub(super) async fn identify(
     request: &ServiceRequest,
     service: &Service,
     host: Option<&ClientHost>,
 ) -> Result<Option<Identity>, ApiError> {
     let path = request.match_info().as_str();
     if path == "/v1" || path.starts_with("/v1/") {
-        return client(request, service);
+        return client(request, service).await;
     }
     if path == "/admin" || path.starts_with("/admin/") {
-        return operator(request, service, host);
+        return operator(request, service, host).await;
     }
     let Some(auth) = &service.auth else {
         return Ok(None);
@@ -109,7 +109,7 @@ pub(super) fn identify(
     if is_near(request, host) {
         return Ok(None);
     }
-    let identity = auth.identify(request.headers());
+    let identity = auth.identify(request.headers()).await;
     if path == "/readyz" {
         // Health checks send none, or whatever they are configured with.
         let identity = identity.ok().filter(Identity::is_operator);
@@ -129,14 +129,14 @@ pub(super) fn identify(
 
 /// Returns the operator who sent a request: by a key in a header, never by a ticket or a cookie.
 /// Without `auth` a client on this machine, or of the listener for operations, counts as one.
-fn operator(
+async fn operator(
     request: &ServiceRequest,
     service: &Service,
     host: Option<&ClientHost>,
 ) -> Result<Option<Identity>, ApiError> {
     let message = match &service.auth {
         Some(auth) => {
-            let identity = auth.identify(request.headers())?;
+            let identity = auth.identify(request.headers()).await?;
             if identity.is_operator() {
                 return Ok(Some(identity));
             }

@@ -35,6 +35,10 @@ pub(super) async fn ready(request: HttpRequest, service: web::Data<Service>) -> 
             // Streams run on while it is full or fails, so the gateway stays ready.
             body["store"] = store.status().state.as_str().into();
         }
+        if !service.tickets.is_revocation_reached() {
+            // What is revoked elsewhere is good here until the store answers.
+            body["revocations"] = "store unavailable".into();
+        }
         if let Some(cluster) = &service.cluster {
             // So they do while Redis is away.
             let status = cluster.status();

@@ -65,7 +65,7 @@ pub async fn request_middleware(
     let mut identified = if preflight {
         Ok(None)
     } else {
-        identify(&request, &service, host.as_ref().ok())
+        identify(&request, &service, host.as_ref().ok()).await
     };
     let identity = identified.as_ref().ok().and_then(Option::as_ref);
     // A browser adds a cookie to what a foreign page sends, too.

@@ -9,7 +9,7 @@ use tokenwire_core::dialect::Dialect;
 use tokenwire_core::generation::{Generation, ReaderGuard};
 use tokenwire_core::model::error::{ApiError, ErrorCode};
 use tokenwire_core::model::event::Ending;
-use tokenwire_core::model::id::GenerationId;
+use tokenwire_core::model::id::{GenerationId, Owner};
 use tokenwire_core::model::include::Include;
 use tokenwire_core::model::snapshot::Api;
 use tokenwire_core::request::{ResponsesRequest, StreamRequest};
@@ -158,11 +158,12 @@ pub(super) fn ending_error(ending: Option<Ending>) -> ApiError {
     }
 }
 
-async fn find(
+/// Returns the id of a path, and the owner that asks.
+async fn asked(
     request: &HttpRequest,
     service: &Service,
     id: &str,
-) -> Result<Arc<Generation>, ApiError> {
+) -> Result<(GenerationId, Owner), ApiError> {
     let parsed: GenerationId = id.parse().map_err(|_| {
         let shown: String = id.chars().take(64).collect();
         ApiError::new(
@@ -171,7 +172,16 @@ async fn find(
         )
     })?;
     let owner = service.reader_of(request, &parsed).await?;
-    service.engine.find(&parsed, &owner).await
+    Ok((parsed, owner))
+}
+
+async fn find(
+    request: &HttpRequest,
+    service: &Service,
+    id: &str,
+) -> Result<Arc<Generation>, ApiError> {
+    let (id, owner) = asked(request, service, id).await?;
+    service.engine.find(&id, &owner).await
 }
 
 /// `GET /v1/responses/{id}`
@@ -221,9 +231,10 @@ pub(super) async fn delete(
     id: web::Path<String>,
     service: web::Data<Service>,
 ) -> Result<HttpResponse, HttpError> {
-    let generation = find(&request, &service, &id).await?;
-    service.engine.delete(&generation).await?;
-    Ok(HttpResponse::Ok().json(serde_json::json!({"id": generation.meta().id.as_str(), "object": "response", "deleted": true})))
+    let (id, owner) = asked(&request, &service, &id).await?;
+    service.engine.delete_by_id(&id, &owner).await?;
+    let deleted = serde_json::json!({"id": id.as_str(), "object": "response", "deleted": true});
+    Ok(HttpResponse::Ok().json(deleted))
 }
 
 /// `GET /v1/responses/{id}/input_items`: the input items, newest first unless `order=asc`, in pages

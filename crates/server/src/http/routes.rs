@@ -50,6 +50,7 @@ pub fn configure(app: &mut web::ServiceConfig) {
         ))
         .service(resource("/v1/ws", "GET (WebSocket)").route(web::get().to(sockets::connect)))
         .service(resource("/v1/tickets", "POST").route(web::post().to(tickets::create)))
+        .service(resource("/v1/tickets/revoke", "POST").route(web::post().to(tickets::revoke)))
         .service(get(
             resource("/v1/webhooks/deliveries", "GET, HEAD"),
             webhooks::list,

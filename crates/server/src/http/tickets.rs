@@ -1,4 +1,4 @@
-//! `POST /v1/tickets`: credentials for browsers, which cannot send headers.
+//! `POST /v1/tickets`: credentials for browsers, which cannot send headers, and their revocation.
 
 use actix_web::http::header::{self, HeaderValue};
 use actix_web::{HttpRequest, HttpResponse, web};
@@ -8,7 +8,7 @@ use tokenwire_core::model::error::{ApiError, ErrorCode};
 use super::inbound::{ContentType, Received, body};
 use super::outbound::HttpError;
 use super::presented::COOKIE;
-use crate::auth::{Ticket, TicketKind, TicketRequest};
+use crate::auth::{RevocationRequest, Ticket, TicketKind, TicketRequest};
 use crate::service::Service;
 
 /// `POST /v1/tickets`
@@ -40,6 +40,21 @@ pub(super) async fn create(
     let path = ticket.path();
     let url = format!("{base}{path}?ticket={text}");
     Ok(response.json(json!({"ticket": text, "url": url})))
+}
+
+/// `POST /v1/tickets/revoke`: ends what was issued.
+pub(super) async fn revoke(
+    request: HttpRequest,
+    payload: web::Payload,
+    service: web::Data<Service>,
+) -> Result<HttpResponse, HttpError> {
+    let Received { bytes, charge } = body(&request, payload, ContentType::Json, &service).await?;
+    let asked = RevocationRequest::parse(&bytes)?;
+    drop((bytes, charge));
+    let identity = service.identity(&request)?;
+    let auth = service.auth.as_deref();
+    service.tickets.revoke(&asked, &identity, auth).await?;
+    Ok(HttpResponse::Ok().json(json!({"revoked": true})))
 }
 
 /// Returns the cookie with this ticket.

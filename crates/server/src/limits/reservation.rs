@@ -196,6 +196,15 @@ impl Metered for Reservation {
         });
     }
 
+    fn relayed(&self, usage: Option<&str>) {
+        let reported = usage.and_then(TokenUsage::parse);
+        let tokens = reported.unwrap_or(TokenUsage {
+            input: self.input,
+            ..TokenUsage::default()
+        });
+        self.settle(tokens, reported.is_none() && self.input > 0);
+    }
+
     fn ended(&self, end: &GenerationEnd<'_>) {
         let (tokens, is_estimated) = self.used(end);
         self.settle(tokens, is_estimated);

@@ -10,7 +10,8 @@
 //! | `lease:<tag>` | until when that counts; renewed each second while the node has something running |
 //!
 //! The slots of a node that is lost are free once its lease has lapsed. `usage:<day>` has the rows of
-//! `/v1/usage`. All keys are in one slot of a Redis Cluster.
+//! `/v1/usage`. `running:<tag>` has the answers that a node writes, so that another one settles them if
+//! it is lost; `nodes` has the tags. All keys are in one slot of a Redis Cluster.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, LazyLock};
@@ -25,6 +26,7 @@ use super::calendar::Day;
 use super::parties::Parties;
 use super::shared_use::{NoRoom, SharedUse};
 use super::subject::{Amount, Moment, SubjectId};
+use super::usage_records::RunningRecord;
 use super::usage_table::{RowKey, Usage, UsageTable};
 use crate::config::client_limits::{ClientLimits, StoreAway};
 
@@ -130,6 +132,7 @@ return result";
 static SETTLE: LazyLock<Script> = LazyLock::new(|| {
     let body = "
 local settled, usage, row = KEYS[1], KEYS[2], ARGV[2]
+redis.call('HDEL', KEYS[3], ARGV[#ARGV])
 if not redis.call('SET', settled, '1', 'NX', 'PX', SETTLED) then return 0 end
 local tag, day, month, cost = ARGV[1], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 for i = 1, 6 do
@@ -137,8 +140,8 @@ for i = 1, 6 do
   if count ~= '0' then redis.call('HINCRBY', usage, i .. row, count) end
 end
 if ARGV[6] ~= '0' then redis.call('PEXPIRE', usage, USAGE) end
-for i = 3, #KEYS do
-  local key, at = KEYS[i], 11 + (i - 3) * 6
+for i = 4, #KEYS do
+  local key, at = KEYS[i], 11 + (i - 4) * 6
   local rate, reserved, used = tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3])
   local all = read(key)
   if rate >= 0 then
@@ -163,6 +166,16 @@ for i = 3, #KEYS do
 end
 return 1";
     Script::new(&format!("{COMMON}{}", with_times(body)))
+});
+
+/// Notes an answer that a node writes, unless it is settled already.
+static NOTE: LazyLock<Script> = LazyLock::new(|| {
+    let body = "
+if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
+redis.call('HSET', KEYS[2], ARGV[1], ARGV[2])
+redis.call('PEXPIRE', KEYS[2], KEPT)
+return redis.call('SADD', KEYS[3], ARGV[3])";
+    Script::new(&with_times(body))
 });
 
 /// Renews the lease of a node that has something running. Corrects its counts if they have not changed
@@ -265,6 +278,69 @@ impl SharedCounters {
         self.redis.key(format_args!("{{limits}}:usage:{day}"))
     }
 
+    fn settled_key(&self, id: &str) -> String {
+        self.redis.key(format_args!("{{limits}}:settled:{id}"))
+    }
+
+    fn running_key(&self, tag: &str) -> String {
+        self.redis.key(format_args!("{{limits}}:running:{tag}"))
+    }
+
+    fn nodes_key(&self) -> String {
+        self.redis.key("{limits}:nodes")
+    }
+
+    /// Notes an answer that this node writes. While Redis is away it is not noted.
+    pub(super) async fn note(&self, id: String, record: RunningRecord) {
+        let keys = [
+            self.settled_key(&id),
+            self.running_key(&self.tag),
+            self.nodes_key(),
+        ];
+        let record = serde_json::to_string(&record).unwrap_or_default();
+        let noted: Result<i64, RedisError> = self
+            .redis
+            .script(&NOTE, |script| {
+                for key in keys {
+                    script.key(key);
+                }
+                script.arg(id).arg(record).arg(&self.tag);
+            })
+            .await;
+        if let Err(error) = noted {
+            tracing::debug!(%error, "an answer is not noted for the other nodes");
+        }
+    }
+
+    /// Returns the tags of other nodes that may have left answers.
+    pub(super) async fn nodes(&self) -> Result<Vec<String>, RedisError> {
+        let command = cmd("SMEMBERS").arg(self.nodes_key()).to_owned();
+        let mut tags: Vec<String> = self.redis.query(command).await?;
+        tags.retain(|tag| *tag != self.tag);
+        Ok(tags)
+    }
+
+    /// Returns what a node has left, by the ids of the answers.
+    pub(super) async fn left_by(
+        &self,
+        tag: &str,
+    ) -> Result<HashMap<String, RunningRecord>, RedisError> {
+        let command = cmd("HGETALL").arg(self.running_key(tag)).to_owned();
+        let all: HashMap<String, String> = self.redis.query(command).await?;
+        let read = all
+            .into_iter()
+            .filter_map(|(id, record)| Some((id, serde_json::from_str(&record).ok()?)));
+        Ok(read.collect())
+    }
+
+    /// Forgets a lost node, once what it left is settled.
+    pub(super) async fn forget(&self, tag: &str) -> Result<(), RedisError> {
+        let mut both = Pipeline::new();
+        both.add_command(cmd("DEL").arg(self.running_key(tag)).to_owned());
+        both.add_command(cmd("SREM").arg(self.nodes_key()).arg(tag).to_owned());
+        self.redis.pipeline::<(i64, i64)>(both).await.map(drop)
+    }
+
     /// The runtime that settles: it outlives the workers, whose last answers are settled as well.
     pub(super) fn runtime(&self) -> &Handle {
         &self.runtime
@@ -320,10 +396,8 @@ impl SharedCounters {
         let day = Day(settlement.row.day);
         let row = serde_json::to_string(&settlement.row).unwrap_or_default();
         let usage = &settlement.usage;
-        let settled = self
-            .redis
-            .key(format_args!("{{limits}}:settled:{}", settlement.id));
-        let mut keys = vec![settled, self.usage_key(day.0)];
+        let settled = self.settled_key(&settlement.id);
+        let mut keys = vec![settled, self.usage_key(day.0), self.running_key(&self.tag)];
         let mut arguments: Vec<String> = vec![
             self.tag.clone(),
             row,
@@ -357,6 +431,7 @@ impl SharedCounters {
                 u8::from(party.reserved.is_some()).to_string(),
             ]);
         }
+        arguments.push(settlement.id.clone());
         let _: i64 = self
             .redis
             .script(&SETTLE, |script| {

@@ -63,6 +63,7 @@ pub struct Unsettled {
     /// Its id.
     pub id: String,
     pub(super) record: RunningRecord,
+    /// The key of its record; empty if it was another node's.
     key: String,
 }
 
@@ -137,9 +138,45 @@ impl Limits {
     }
 
     /// Notes an answer that is being written, for the case that the process dies.
-    pub(super) fn running(&self, id: &str, record: impl FnOnce() -> RunningRecord) {
+    pub(super) fn running(&self, id: &str, record: impl Fn() -> RunningRecord) {
         if let Some(records) = self.records.get() {
             records.running(id, Some(&record()));
+        }
+        if let Some(shared) = self.shared.get().cloned() {
+            let (id, record) = (id.to_owned(), record());
+            let runtime = shared.runtime().clone();
+            runtime.spawn(async move { shared.note(id, record).await });
+        }
+    }
+
+    /// Returns the other nodes that may have left answers, by their tags. None while Redis is away.
+    pub(crate) async fn other_nodes(&self) -> Vec<String> {
+        match self.shared.get() {
+            Some(shared) => shared.nodes().await.unwrap_or_default(),
+            None => Vec::new(),
+        }
+    }
+
+    /// Returns the answers that a lost node was writing.
+    pub(crate) async fn left_by(&self, tag: &str) -> Vec<Unsettled> {
+        let Some(shared) = self.shared.get() else {
+            return Vec::new();
+        };
+        let left = shared.left_by(tag).await.unwrap_or_default();
+        let unsettled = left.into_iter().map(|(id, record)| Unsettled {
+            id,
+            record,
+            key: String::new(),
+        });
+        unsettled.collect()
+    }
+
+    /// Forgets a lost node, whose answers are settled.
+    pub(crate) async fn forget_node(&self, tag: &str) {
+        if let Some(shared) = self.shared.get()
+            && let Err(error) = shared.forget(tag).await
+        {
+            tracing::debug!(%error, "a lost node is looked at again");
         }
     }
 
@@ -322,7 +359,9 @@ impl Limits {
                 .collect(),
         });
         self.used(row, &usage);
-        if let Some(records) = self.records.get() {
+        if let Some(records) = self.records.get()
+            && !lost.key.is_empty()
+        {
             records.remove(&lost.key);
         }
     }

@@ -1,7 +1,9 @@
 // A gateway with keys, in Chromium: the page asks for a key and works with tickets, which end, are replaced, and are revoked.
 import assert from 'node:assert/strict';
+import { setTimeout as pause } from 'node:timers/promises';
 import { after, before, describe, test } from 'node:test';
 import { answer, ask, open, shown, shut, state, visit } from './browser.mjs';
+import { badRoad } from './chaos.mjs';
 import { KEY, KeyedGateway, OTHER_KEY } from './keyed_gateway.mjs';
 import { counted, marker, question, until, upstreamSaw } from './surroundings.mjs';
 
@@ -174,6 +176,32 @@ describe('a ticket that ends in the middle of an answer', () => {
       assert.ok(read.reconnects >= 1, JSON.stringify(read));
       assert.ok(read.wanted.length >= 2, JSON.stringify(read));
     }));
+  }
+
+  for (const transport of ['ws', 'sse', 'eventsource']) {
+    test(`is renewed over ${transport} after a sleep that outlasts it`, async () => {
+      const road = await badRoad(gateway.url);
+      const context = await (await open()).newContext();
+      const { page } = await visit(`${road.url}/docs`, { context, expected: REFUSED });
+      const devtools = await context.newCDPSession(page);
+      await devtools.send('Network.enable');
+      const network = (offline) => devtools.send('Network.emulateNetworkConditions', { offline, latency: 0, downloadThroughput: -1, uploadThroughput: -1 });
+      const word = marker();
+      const reading = reads(page, { input: question(60, { word, tbt: '100ms' }), transport, seconds: 2 });
+      await until('the start', async () => (await upstreamSaw(word)).length === 1);
+      await devtools.send('Page.setWebLifecycleState', { state: 'frozen' });
+      await network(true);
+      road.cutAll();
+      await pause(4_000);
+      await network(false);
+      await devtools.send('Page.setWebLifecycleState', { state: 'active' });
+      const read = await reading;
+      assert.equal(read.text.trim(), whole(60), JSON.stringify(read));
+      assert.ok(read.wanted.length >= 2 && read.reconnects >= 1, JSON.stringify(read));
+      assert.equal((await upstreamSaw(word)).length, 1, 'the upstream is asked once');
+      await context.close();
+      await road.close();
+    });
   }
 
   test('fails the stream after three refusals', () => page(async (page) => {

@@ -7,6 +7,7 @@ use tokenwire_simulator::{Options, Pace, Simulator};
 use tokenwire_testkit::RedisServer;
 
 use super::process::Process;
+use super::redis_proxy::RedisProxy;
 use super::{Answer, Exchange, get, patiently, post, response};
 
 pub(crate) const SECRET: &str = "a secret that all nodes of a test share";
@@ -51,6 +52,12 @@ impl ClusterWorld {
     /// Starts a gateway with these lines at the end of its configuration.
     pub(crate) fn start_with(&self, more: &str) -> Process {
         Process::start(&(self.config(SECRET) + more), &[])
+    }
+
+    /// Starts a gateway that reaches Redis through this proxy.
+    pub(crate) fn start_behind(&self, proxy: &RedisProxy, more: &str) -> Process {
+        let config = self.config(SECRET).replace(&self.redis.url(), &proxy.url());
+        Process::start(&(config + more), &[])
     }
 
     pub(crate) fn asked(&self) -> u64 {

@@ -21,9 +21,12 @@ pub(crate) mod disk_world;
 pub(crate) mod gateway;
 pub(crate) mod http;
 pub(crate) mod keep_alive;
+pub(crate) mod nginx;
+pub(crate) mod paced_reader;
 pub(crate) mod playback;
 pub(crate) mod process;
 pub(crate) mod recordings;
+pub(crate) mod redis_proxy;
 pub(crate) mod sse;
 pub(crate) mod websocket;
 

@@ -33,10 +33,12 @@ impl Process {
         let folder = tempfile::TempDir::new().unwrap();
         let path = folder.path().join("tokenwire.yaml");
         std::fs::write(&path, config).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_tokenwire"));
+        let mut command = Command::new("timeout");
+        command.args(["30", env!("CARGO_BIN_EXE_tokenwire")]);
         command.args(["--port", &port.to_string(), "--config"]);
         let output = command.arg(&path).output().unwrap();
-        assert!(!output.status.success(), "it started");
+        let is_refused = !matches!(output.status.code(), None | Some(0 | 124));
+        assert!(is_refused, "it started: {output:?}");
         String::from_utf8_lossy(&output.stderr).into_owned()
     }
 
@@ -120,6 +122,11 @@ impl Process {
     /// Returns the process id.
     pub(crate) fn id(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Whether it has ended.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
     }
 
     pub(crate) fn terminate(&self) {

@@ -1,6 +1,7 @@
 //! Why a request to Redis failed, and which side has to change for it to succeed.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ::redis::{ErrorKind, ServerErrorKind};
@@ -26,6 +27,9 @@ pub enum RedisError {
         /// Its version.
         found: String,
     },
+    /// There is no TLS with it. Fault of the configuration or of its certificate.
+    #[error("TLS with Redis failed: {0}")]
+    Tls(&'static str),
     /// No connection: nothing listens, or it was cut. Fault of the network or the server.
     #[error("Redis cannot be reached: {0}")]
     Unreachable(String),
@@ -64,7 +68,11 @@ impl RedisError {
     pub(super) fn ends_connection(&self) -> bool {
         matches!(
             self,
-            Self::Unreachable(_) | Self::Timeout(_) | Self::NotReady(_) | Self::Credentials
+            Self::Unreachable(_)
+                | Self::Timeout(_)
+                | Self::NotReady(_)
+                | Self::Credentials
+                | Self::Tls(_)
         )
     }
 }
@@ -99,15 +107,49 @@ impl From<::redis::RedisError> for RedisError {
                 _,
             ) => Self::NotReady(detail()),
             // Without its text, which may name the address.
-            (ErrorKind::Io, _) => Self::Unreachable(io_cause(&error)),
+            (ErrorKind::Io, _) => match tls_cause(&error) {
+                Some(cause) => Self::Tls(cause),
+                None => Self::Unreachable(io_cause(&error)),
+            },
             _ => Self::Rejected(detail()),
         }
     }
 }
 
+fn io_error(error: &::redis::RedisError) -> Option<&std::io::Error> {
+    let source = std::error::Error::source(error)?;
+    // The library gives its pointer to the error as the source.
+    match source.downcast_ref::<Arc<dyn std::error::Error + Send + Sync>>() {
+        Some(inner) => inner.downcast_ref(),
+        None => source.downcast_ref(),
+    }
+}
+
+/// Returns why TLS failed, if it did.
+fn tls_cause(error: &::redis::RedisError) -> Option<&'static str> {
+    let text = io_error(error)?.get_ref()?.to_string();
+    let causes = [
+        (
+            "UnknownIssuer",
+            "no authority that this system trusts has signed its certificate; SSL_CERT_FILE can name a file with others",
+        ),
+        (
+            "not valid for name",
+            "its certificate is for another host name",
+        ),
+        ("expired", "its certificate has expired"),
+        ("invalid peer certificate", "its certificate is not valid"),
+        (
+            "corrupt message",
+            "it does not answer in TLS, which rediss:// in the URL asks for",
+        ),
+    ];
+    let cause = causes.iter().find(|(part, _)| text.contains(part));
+    cause.map(|(_, cause)| *cause)
+}
+
 fn io_cause(error: &::redis::RedisError) -> String {
-    let source = std::error::Error::source(error);
-    match source.and_then(|source| source.downcast_ref::<std::io::Error>()) {
+    match io_error(error) {
         Some(error) => error.kind().to_string(),
         None => "the connection failed".to_owned(),
     }

@@ -1,5 +1,7 @@
 //! What a Redis server says of itself.
 
+use std::time::Duration;
+
 use super::error::RedisError;
 
 /// The oldest version that has all commands in use.
@@ -10,6 +12,8 @@ const OLDEST: (u32, u32) = (6, 2);
 pub struct ServerInfo {
     /// Its version.
     pub version: String,
+    /// How long it has run. After a start it may know less than before.
+    pub uptime: Duration,
     /// What it does when its memory is full. Anything but `noeviction` removes running streams.
     pub eviction_policy: String,
     /// Bytes that it may use; 0 for no limit.
@@ -43,6 +47,7 @@ impl ServerInfo {
         }
         Ok(Self {
             version: version.to_owned(),
+            uptime: Duration::from_secs(number("uptime_in_seconds").unwrap_or(0)),
             eviction_policy: field("maxmemory_policy").unwrap_or("unknown").to_owned(),
             max_memory: number("maxmemory").unwrap_or(0),
             used_memory: number("used_memory").unwrap_or(0),
@@ -62,11 +67,12 @@ mod tests {
 
     #[test]
     fn version_and_policy_are_read() {
-        let info = "# Server\r\nredis_version:7.0.15\r\n# Memory\r\nused_memory:900\r\n\
+        let info = "# Server\r\nredis_version:7.0.15\r\nuptime_in_seconds:7\r\n# Memory\r\nused_memory:900\r\n\
                     maxmemory:1000\r\nmaxmemory_policy:allkeys-lru\r\n";
         let info = ServerInfo::parse(info).unwrap();
         assert_eq!((info.used_memory, info.max_memory), (900, 1000));
         assert_eq!(info.version, "7.0.15");
+        assert_eq!(info.uptime, Duration::from_secs(7));
         assert!(!info.keeps_everything());
     }
 

@@ -8,7 +8,15 @@ use crate::config::problem::{Problem, nearest, written};
 use crate::config::units::duration;
 
 /// Keys whose value is, or holds, a secret.
-const SECRETS: &[&str] = &["api_key", "key", "previous", "sealing_key", "secret", "url"];
+const SECRETS: &[&str] = &[
+    "api_key",
+    "jwks",
+    "key",
+    "previous",
+    "sealing_key",
+    "secret",
+    "url",
+];
 
 /// Describes `error`, about a value that `origin` set.
 pub(super) fn explain(error: &figment::Error, origin: String, template: &Value) -> Problem {
