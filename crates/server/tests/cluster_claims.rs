@@ -88,8 +88,14 @@ async fn claimant_is_killed(moment: Moment, background: bool, more: &str) {
     let claimant = world.start_behind(&proxy, more);
     let request = keyed(&claimant, background);
     let waiting = tokio::spawn(async move {
-        let mut exchange = request.send().await;
-        while exchange.read().await {}
+        // A node that has just started may refuse for now. Then it has claimed nothing.
+        loop {
+            let mut exchange = request.clone().send().await;
+            while exchange.read().await {}
+            if exchange.received_status() != Some(503) {
+                return;
+            }
+        }
     });
     if moment == Moment::AfterUpstream {
         eventually("the upstream is asked", async || world.asked() == 2).await;

@@ -274,6 +274,8 @@ fn shipped_configuration() -> Vec<Section> {
     let mut comment = String::new();
     let mut parents: Vec<(usize, String)> = Vec::new();
     let mut in_example = false;
+    // An example after an empty line of a comment is for the file alone.
+    let mut is_over = false;
     for line in text.lines() {
         if line == "# upstreams:" {
             in_example = true;
@@ -293,6 +295,10 @@ fn shipped_configuration() -> Vec<Section> {
         let content = line.trim_start_matches([' ', '-']);
         let indent = line.len() - content.len();
         if let Some(text) = content.strip_prefix('#') {
+            is_over |= text.is_empty() && indent > 0 && !in_example;
+            if is_over {
+                continue;
+            }
             let about = match sections.last_mut() {
                 Some(section) if in_example => &mut section.keys.last_mut().unwrap().about,
                 _ => &mut comment,
@@ -301,6 +307,7 @@ fn shipped_configuration() -> Vec<Section> {
             about.push_str(text.trim());
             continue;
         }
+        is_over = false;
         let Some((name, value)) = content.split_once(':') else {
             comment.clear();
             continue;

@@ -503,12 +503,16 @@ async fn continued_answer_is_settled_once_with_what_both_upstreams_used() {
     let world = start(|config| {
         keyed(config);
         config.limits.per_key = tokens_per_minute(1_000_000);
+        // The one of the gateway's region is asked first.
+        config.server.region = Some("here".to_owned());
         let second = Upstream {
             name: "second".to_owned(),
+            region: Some("there".to_owned()),
             continuation: Continuation::Message,
             ..config.upstreams[0].clone()
         };
         config.upstreams[0].base_url = cut.base_url();
+        config.upstreams[0].region = Some("here".to_owned());
         config.upstreams.push(second);
     });
     let answer = respond(&world, ALICE, response("tokens=3 text=count")).await;

@@ -218,6 +218,11 @@ impl Exchange {
         self.head.as_ref().unwrap().status
     }
 
+    /// Returns the status if the head was received.
+    pub(crate) fn received_status(&self) -> Option<u16> {
+        self.head.as_ref().map(|head| head.status)
+    }
+
     pub(crate) async fn header(&mut self, name: &str) -> Option<String> {
         self.status().await;
         header(&self.head.as_ref().unwrap().headers, name).map(str::to_owned)
