@@ -388,8 +388,8 @@ struct Deadlines {
     started: Instant,
     /// The first token, or the last event after it.
     last_event: Option<Instant>,
-    last_token: Option<Instant>,
-    token_intervals: TokenIntervals,
+    /// From the first token on.
+    pace: Option<Box<Pace>>,
     finished: Option<Instant>,
     /// How long the rest of a finished answer is waited for.
     after_finish: Duration,
@@ -407,6 +407,12 @@ struct Deadlines {
     armed: Option<Waker>,
 }
 
+/// The times between tokens so far. Apart, since the task of each open stream holds its deadlines.
+struct Pace {
+    last_token: Instant,
+    intervals: TokenIntervals,
+}
+
 /// The time without a reader.
 #[derive(Clone, Copy, Debug)]
 struct Abandoned {
@@ -420,9 +426,10 @@ struct Abandoned {
 
 impl Drop for Deadlines {
     fn drop(&mut self) {
-        if !self.token_intervals.is_empty() {
-            let intervals = std::mem::take(&mut self.token_intervals);
-            self.generation.keep_token_intervals(intervals);
+        if let Some(pace) = self.pace.take()
+            && !pace.intervals.is_empty()
+        {
+            self.generation.keep_token_intervals(pace.intervals);
         }
     }
 }
@@ -436,8 +443,7 @@ impl Deadlines {
             timeouts,
             started,
             last_event: None,
-            last_token: None,
-            token_intervals: TokenIntervals::default(),
+            pace: None,
             finished: None,
             after_finish: AFTER_FINISH,
             abandoned: None,
@@ -539,8 +545,8 @@ impl Deadlines {
         // request waits in its queue.
         if tokens || (events && self.last_event.is_some()) {
             let now = Instant::now();
-            if tokens && let Some(last) = self.last_token.replace(now) {
-                self.token_intervals.add(now.duration_since(last));
+            if tokens {
+                self.note_token(now);
             }
             if self.last_event.replace(now).is_none() {
                 self.armed = None;
@@ -578,6 +584,21 @@ impl Deadlines {
                 Poll::Ready(Step::Over(Ending::Failed(Failure::from(&error))))
             }
             Poll::Pending => self.poll_end(cx, translator),
+        }
+    }
+
+    fn note_token(&mut self, now: Instant) {
+        match &mut self.pace {
+            Some(pace) => {
+                let last = std::mem::replace(&mut pace.last_token, now);
+                pace.intervals.add(now.duration_since(last));
+            }
+            None => {
+                self.pace = Some(Box::new(Pace {
+                    last_token: now,
+                    intervals: TokenIntervals::default(),
+                }));
+            }
         }
     }
 
