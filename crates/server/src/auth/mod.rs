@@ -14,6 +14,7 @@ mod jwt_issuers;
 mod key;
 mod keyring;
 mod keys_file;
+mod line_file;
 mod made_key;
 mod revocation;
 mod revocation_file;

@@ -1,11 +1,11 @@
 //! The list of what is revoked, in the folder of the store: `.tickets/revoked`, one line for each
 //! entry. Lines are appended in one write each, so that several processes can.
 
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
+use super::line_file::append_line;
 use super::revocation_list::{Entry, RevocationList};
 use super::ticket_uses::FOLDER;
 
@@ -16,22 +16,8 @@ pub(super) fn path(store: &Path) -> PathBuf {
 
 /// Appends an entry.
 pub(super) fn add(path: &Path, entry: &Entry) -> io::Result<()> {
-    if let Some(folder) = path.parent() {
-        let made = fs::DirBuilder::new().mode(0o700).create(folder);
-        made.or_else(|error| match error.kind() {
-            io::ErrorKind::AlreadyExists => Ok(()),
-            _ => Err(error),
-        })?;
-    }
-    let mut file = OpenOptions::new()
-        .append(true)
-        .create(true)
-        .mode(0o600)
-        .open(path)?;
-    // A line that a crash has cut is closed by the break before this one.
     let Entry { field, value } = entry;
-    file.write_all(format!("\n{field} {value}\n").as_bytes())?;
-    file.sync_data()
+    append_line(path, &format!("{field} {value}"))?.sync_data()
 }
 
 /// Reads the list if the file is longer than it was. Returns its length beside it.

@@ -14,9 +14,8 @@
 //! appended in one write each, so they do not mix.
 
 use std::collections::{HashMap, VecDeque};
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -25,6 +24,7 @@ use parking_lot::Mutex;
 use tokenwire_core::model::error::{ApiError, ErrorCode};
 use tokenwire_core::model::id::random_id;
 
+use super::line_file::append_line;
 use super::ticket::unix_now;
 use crate::time_limit::beside_runtime;
 
@@ -180,21 +180,8 @@ fn claim_line(path: &Path, ticket: &str) -> io::Result<bool> {
     if first_mark(path, ticket)?.is_some() {
         return Ok(false);
     }
-    if let Some(folder) = path.parent() {
-        let made = fs::DirBuilder::new().mode(0o700).create(folder);
-        made.or_else(|error| match error.kind() {
-            io::ErrorKind::AlreadyExists => Ok(()),
-            _ => Err(error),
-        })?;
-    }
-    let mut file = OpenOptions::new()
-        .append(true)
-        .create(true)
-        .mode(0o600)
-        .open(path)?;
     let mark = random_id("");
-    // A line that a crash has cut is closed by the break before this one.
-    file.write_all(format!("\n{ticket} {mark}\n").as_bytes())?;
+    append_line(path, &format!("{ticket} {mark}"))?;
     Ok(first_mark(path, ticket)?.is_some_and(|first| first == mark))
 }
 
