@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::client_limits::ClientLimits;
 use super::jwt_issuer::JwtIssuer;
 pub(crate) use super::key_problem::KeyProblem;
+use super::role::OWNER_CHARACTERS;
 pub use super::role::Role;
 pub(crate) use super::role::is_owner;
 use super::secret::Secret;
@@ -137,8 +138,8 @@ impl KeyEntry {
             });
         };
         if !is_owner(&self.owner) {
-            let expected = "1 to 128 characters out of A-Z, a-z, 0-9, `_`, `.`, `@`, `:` and `-`";
-            add("owner", format!("is {:?}", self.owner), expected, "");
+            let found = format!("is {:?}", self.owner);
+            add("owner", found, OWNER_CHARACTERS, "");
         }
         let make = "`tokenwire key new` makes a key and its hash.";
         match (&self.key, &self.hash) {

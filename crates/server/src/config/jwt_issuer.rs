@@ -7,7 +7,7 @@ use url::{Host, Url};
 
 use super::client_limits::ClientLimits;
 use super::key_problem::KeyProblem;
-use super::role::{Role, is_owner};
+use super::role::{OWNER_CHARACTERS, Role, is_owner};
 use super::secret::Secret;
 use super::units::duration;
 
@@ -120,8 +120,8 @@ impl JwtIssuer {
             });
         };
         if !is_owner(&self.name) {
-            let expected = "1 to 128 characters out of A-Z, a-z, 0-9, `_`, `.`, `@`, `:` and `-`";
-            add("name", format!("is {:?}", self.name), expected, "");
+            let found = format!("is {:?}", self.name);
+            add("name", found, OWNER_CHARACTERS, "");
         }
         for (field, value, expected) in [
             ("issuer", &self.issuer, "the `iss` of its tokens"),

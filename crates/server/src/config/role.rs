@@ -13,6 +13,10 @@ pub enum Role {
     Operator,
 }
 
+/// What the name of an owner is made of, for messages about another one.
+pub(crate) const OWNER_CHARACTERS: &str =
+    "1 to 128 characters out of A-Z, a-z, 0-9, `_`, `.`, `@`, `:` and `-`";
+
 /// Whether the text can be the name of an owner.
 pub(crate) fn is_owner(name: &str) -> bool {
     let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_.@:-".contains(&byte);
