@@ -126,24 +126,22 @@ impl Shared {
     /// and counters.
     pub(crate) fn with_config(&self, config: Config) -> Self {
         let running = &self.config;
-        let same = config.upstreams == running.upstreams && config.breaker == running.breaker;
-        let upstreams = match same {
-            true => self.upstreams.clone(),
-            false => {
-                let fresh = Self::upstreams(&config, None);
-                let keeps = config.breaker == running.breaker;
-                let known = |name: &str| {
-                    let mut upstreams = self.upstreams.iter();
-                    upstreams.find(|known| keeps && known.config.name == name)
-                };
-                let fresh = fresh.iter().cloned();
-                fresh
-                    .map(|upstream| match known(&upstream.config.name) {
-                        Some(known) => upstream.after(known),
-                        None => upstream,
-                    })
-                    .collect()
-            }
+        let keeps = config.breaker == running.breaker;
+        let upstreams = if keeps && config.upstreams == running.upstreams {
+            self.upstreams.clone()
+        } else {
+            let known = |name: &str| {
+                let mut upstreams = self.upstreams.iter();
+                upstreams.find(|known| keeps && known.config.name == name)
+            };
+            let fresh = Self::upstreams(&config, None);
+            let fresh = fresh.iter().cloned();
+            fresh
+                .map(|upstream| match known(&upstream.config.name) {
+                    Some(known) => upstream.after(known),
+                    None => upstream,
+                })
+                .collect()
         };
         let budget = config.retry.budget_percent;
         Self {

@@ -6,16 +6,16 @@
 //!                    └──── Subject ◀────────┘ reserve, settle                   └──▶ records, /v1/usage
 //! ```
 //!
-//! A `Subject` is a key or an owner with its counters. A request reserves in
-//! those of its key and its owner: its input as estimated from the body that goes upstream, and the
-//! most output that it may have. At the end the reservation is replaced by what was used. The same
-//! counters serve the refusals, the `x-ratelimit-*` headers, `/v1/usage` and the metrics.
+//! A `Subject` is a key or an owner with its counters. A request reserves in those of its key and its
+//! owner: its input as estimated from the body that goes upstream, and the most output that it may
+//! have. At the end the reservation is replaced by what was used. The same counters serve the
+//! refusals, the `x-ratelimit-*` headers, `/v1/usage` and the metrics.
 //!
-//! Rates are generic cell rate algorithms (`Rate`): one number for each, no queue of
-//! past requests, and what was reserved too much is given back exactly. The crate `governor` has the
-//! same algorithm but cannot give back. With several nodes the same is done by scripts in the Redis that
-//! they share (`SharedCounters`), and a subject here mirrors what all
-//! nodes use. Budgets are whole millionths per calendar day and month, UTC.
+//! Rates are generic cell rate algorithms (`Rate`): one number for each, no queue of past requests, and
+//! what was reserved too much is given back exactly. The crate `governor` has the same algorithm but
+//! cannot give back. With several nodes the same is done by scripts in the Redis that they share
+//! (`SharedCounters`), and a subject here mirrors what all nodes use. Budgets are whole millionths per
+//! calendar day and month, UTC.
 
 mod calendar;
 mod client_meter;
