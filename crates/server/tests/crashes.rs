@@ -60,6 +60,15 @@ async fn stalled(gateway: &Process) -> String {
     first.unwrap().split_once('.').unwrap().0.to_owned()
 }
 
+/// Waits until the disk has each record so far, those of running streams too.
+async fn all_written(gateway: &Process) {
+    eventually("the records of running streams on disk", async || {
+        let metrics = get(gateway, "/metrics").await.text();
+        metrics.contains("tokenwire_store_waiting_streams 0\n")
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn deleted_stream_stays_deleted_if_the_process_is_killed_at_once() {
     let world = DiskWorld::new();
@@ -187,6 +196,7 @@ async fn number_of_workers_may_change_between_starts() {
         lost.push(stalled(&gateway).await);
         // The one that stalls is among those once it has ended.
         stored(&gateway, all.len() + lost.len() - 1).await;
+        all_written(&gateway).await;
         let shown = format!("/v1/responses/{}", lost.last().unwrap());
         let running = get(&gateway, &shown).await.json();
         assert_eq!(running["status"], "in_progress");
