@@ -16,9 +16,10 @@ use tokenwire_core::model::error::{ApiError, ErrorCode};
 use tokenwire_core::model::id::{GenerationId, Owner, Tag, TaggedIds};
 use tokenwire_core::model::include::Include;
 use tokenwire_core::model::snapshot::Api;
+use tokenwire_core::model::trace::{TRACEPARENT, TRACESTATE};
 use tokenwire_core::upstream::{
     BreakerPolicy, ConcurrencyPolicy, Continuation, EndpointStats, Hedge, ModelBinding, OpenAi,
-    OpenAiOptions, RetryBudget, RetryPolicy, Route, Router, RouterOptions, Timeouts,
+    OpenAiOptions, RequestTrace, RetryBudget, RetryPolicy, Route, Router, RouterOptions, Timeouts,
 };
 use tokenwire_sse::{HeartbeatKind, SseFraming, SseReader};
 use tokenwire_store::DiskStore;
@@ -37,6 +38,7 @@ use crate::metrics::{Gauges, Metrics};
 use crate::neighbours::Neighbours;
 use crate::origin_policy::OriginPolicy;
 use crate::sealing;
+use crate::telemetry::{Server, Telemetry, Tracer};
 pub use crate::shared_upstream::SharedUpstream;
 use tokenwire_webhooks::Webhooks;
 
@@ -71,6 +73,8 @@ pub struct Service {
     pub cluster: Option<Arc<Cluster>>,
     /// Limits of clients, and what they have used.
     pub limits: Arc<Limits>,
+    /// Begins traces.
+    pub(crate) tracer: Arc<Tracer>,
     /// The clients of the upstreams, with what they were made from.
     endpoints: Vec<(EndpointKey, Arc<OpenAi>)>,
     /// The worker's part of the gauges.
@@ -108,6 +112,8 @@ pub struct Shared {
     pub cluster: Option<Arc<Cluster>>,
     /// Limits of clients, and what they have used.
     pub limits: Arc<Limits>,
+    /// What is recorded for collectors.
+    pub(crate) telemetry: Arc<Telemetry>,
 }
 
 /// What a client of an upstream is made from.
@@ -249,10 +255,13 @@ impl Service {
                 },
             },
         );
+        let servers = shared.upstreams.iter();
+        let servers = servers.map(|upstream| Server::of(&upstream.config));
+        let tracer = Tracer::new(shared.telemetry.clone(), &config, servers.collect());
         let engine = shared
             .engine
             .engine(Arc::new(router.clone()))
-            .observed_by(shared.metrics.observer())
+            .observed_by(tracer.observing(shared.metrics.observer()))
             .with_end_notifier(Arc::new(shared.webhooks.clone()));
         let server = &config.server;
         let public_url = server
@@ -275,6 +284,8 @@ impl Service {
         let names = config.forward_headers.0.iter();
         let forwarded = names
             .filter_map(|name| HeaderName::try_from(name.as_str()).ok())
+            // Written anew for each attempt.
+            .filter(|name| !matches!(name.as_str(), TRACEPARENT | TRACESTATE))
             .collect();
         Ok(Self {
             config,
@@ -291,6 +302,7 @@ impl Service {
             tickets: shared.tickets.clone(),
             cluster: shared.cluster.clone(),
             limits: shared.limits.clone(),
+            tracer,
             endpoints,
             forwarded,
         })
@@ -361,7 +373,12 @@ impl Service {
     /// gateway's goes to an upstream, and a client's own key for an upstream comes in a header of its
     /// own.
     #[must_use]
-    pub fn caller(&self, identity: &Identity, headers: &HeaderMap) -> Caller {
+    pub fn caller(
+        &self,
+        identity: &Identity,
+        headers: &HeaderMap,
+        trace: Option<RequestTrace>,
+    ) -> Caller {
         fn text(headers: &HeaderMap, name: impl AsHeaderName) -> Option<&str> {
             headers.get(name).and_then(|value| value.to_str().ok())
         }
@@ -402,6 +419,7 @@ impl Service {
                 .and_then(|ticket| ticket.start_key())
                 .map(Into::into),
             refuses_webhooks: identity.ticket().is_some(),
+            trace,
         }
     }
 
@@ -438,10 +456,15 @@ impl Service {
 
     /// Returns the bounds and timeouts of a socket.
     #[must_use]
-    pub fn websocket(&self, identity: &Identity, headers: &HeaderMap) -> WebSocketOptions {
+    pub fn websocket(
+        &self,
+        identity: &Identity,
+        headers: &HeaderMap,
+        trace: Option<RequestTrace>,
+    ) -> WebSocketOptions {
         let streams = &self.config.streams;
         WebSocketOptions {
-            caller: self.caller(identity, headers),
+            caller: self.caller(identity, headers, trace),
             credential: identity.socket_credential(),
             tickets: None,
             max_message: self.config.limits.websocket_frame(),

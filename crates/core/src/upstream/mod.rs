@@ -12,6 +12,7 @@
 
 mod asked;
 mod attempt;
+mod attempt_trace;
 mod balance;
 #[cfg(feature = "openai")]
 mod body;
@@ -48,6 +49,7 @@ pub mod translate;
 mod transport_error;
 
 pub use asked::Asked;
+pub use attempt_trace::{AttemptObserver, AttemptOutcome, EndedAttempt, RequestTrace};
 pub use breaker::{Breaker, BreakerPolicy, BreakerState};
 pub use concurrency_limit::{ConcurrencyLimit, ConcurrencyPolicy};
 pub use continuation::Continuation;
@@ -109,6 +111,8 @@ pub struct UpstreamRequest {
     pub reasoning: Option<Box<CarriedReasoning>>,
     /// Counts the attempts that an upstream may have worked on.
     pub asked: Asked,
+    /// The trace that it belongs to, where there is one.
+    pub trace: Option<RequestTrace>,
 }
 
 impl fmt::Debug for UpstreamRequest {

@@ -39,6 +39,7 @@ pub(crate) fn check(config: &Config) -> Vec<Finding> {
     findings.store(&config.store);
     findings.auth(config);
     findings.cluster(config);
+    findings.telemetry(config);
     findings.0.extend(check_limits(config));
     if config
         .default_model
@@ -555,6 +556,60 @@ impl Findings {
         }
     }
 
+    fn telemetry(&mut self, config: &Config) {
+        let otlp = &config.telemetry.otlp;
+        if let Some(endpoint) = &otlp.endpoint
+            && let Err((found, remedy)) = check_base_url(endpoint)
+        {
+            self.add(
+                "telemetry.otlp.endpoint",
+                &found,
+                "the http or https URL before /v1/traces, such as http://127.0.0.1:4318",
+                remedy,
+            );
+        }
+        if otlp.endpoint.is_none() && (otlp.traces.0 > 0.0 || otlp.metrics) {
+            self.add(
+                "telemetry.otlp.endpoint",
+                "is not set",
+                "the URL of a collector, such as http://127.0.0.1:4318",
+                "`telemetry.otlp.traces` and `telemetry.otlp.metrics` need it.",
+            );
+        }
+        self.headers("telemetry.otlp.headers", &otlp.headers, &["content-type"]);
+        for (key, time) in [("interval", otlp.interval), ("timeout", otlp.timeout)] {
+            if time < Duration::from_millis(100) {
+                self.add(
+                    &format!("telemetry.otlp.{key}"),
+                    &format!("is {}", duration::format(time)),
+                    "at least 100ms",
+                    "",
+                );
+            }
+        }
+        if otlp.service.trim().is_empty() {
+            self.add("telemetry.otlp.service", "is empty", "a name", "");
+        }
+    }
+
+    /// Checks configured headers. `reserved` are those that the gateway sets itself.
+    fn headers(&mut self, key: &str, headers: &BTreeMap<String, Secret>, reserved: &[&str]) {
+        for (name, value) in headers {
+            let path = format!("{key}.{name}");
+            let lower = name.to_ascii_lowercase();
+            let always = ["connection", "content-length", "host", "transfer-encoding"];
+            if actix_web::http::header::HeaderName::try_from(name.as_str()).is_err() {
+                let found = format!("is {name:?}");
+                self.add(&path, &found, "the name of a header, such as x-team", "");
+            } else if always.contains(&lower.as_str()) || reserved.contains(&lower.as_str()) {
+                let expected = "a header that the gateway does not set itself";
+                self.add(&path, &format!("is {name:?}"), expected, "Remove it.");
+            } else if let Some((found, remedy)) = check_header_value(value) {
+                self.add(&path, found, "a value of visible ASCII characters", remedy);
+            }
+        }
+    }
+
     fn store(&mut self, store: &Store) {
         let folder = "a folder on a local disk such as /var/lib/tokenwire";
         match (store.kind, store.path.as_deref().map(str::trim)) {
@@ -763,6 +818,18 @@ fn is_plain_name(name: &str) -> bool {
         && name
             .chars()
             .all(|c| c.is_ascii_alphanumeric() || "_.-".contains(c))
+}
+
+/// Checks the value of a header. Other than a key it may hold spaces, and be empty.
+fn check_header_value(value: &Secret) -> Option<(&'static str, &'static str)> {
+    match value.expose() {
+        "" => None,
+        text if text.trim() != text => Some(("begins or ends with a space", "Remove it.")),
+        text => {
+            let words: String = text.split(' ').collect();
+            check_key(&words.into())
+        }
+    }
 }
 
 fn check_key(key: &Secret) -> Option<(&'static str, &'static str)> {
