@@ -30,7 +30,8 @@ use crate::health_check::check_upstreams;
 use crate::limits::Limits;
 use crate::listeners::{Inherited, Listeners, Sockets, handover_path};
 use crate::metrics::{
-    Clients, ConfigReloads, Deliveries, Exports, Format, Metrics, Nodes, Reloads, Storage, StoreLag, Upstreams,
+    Clients, ConfigReloads, Deliveries, Exports, Format, Metrics, Nodes, Reloads, Storage,
+    StoreLag, Upstreams,
 };
 use crate::neighbours::Neighbours;
 use crate::reload::{self, ConfigSource, Reloader};
@@ -39,8 +40,8 @@ use crate::servers::{client_server, operations_server};
 use crate::service::{Service, Shared, shared_engine};
 use crate::service_manager;
 use crate::storage;
-use crate::telemetry::{Exporter, Telemetry};
 use crate::takeover::{Predecessor, TakeoverSocket};
+use crate::telemetry::{Exporter, Telemetry};
 use crate::time_limit::{START, within};
 
 /// Bytes of requests that the embedded simulator keeps for its `/requests`.
@@ -428,7 +429,7 @@ fn share(
         .map(|cluster| cluster as Arc<dyn SharedUses>);
     let tickets = Arc::new(Tickets::of(&config, nodes, revocations.clone()));
     let metrics = Metrics::new(&config, engine.registry().clone());
-    let upstreams = Shared::upstreams(&config, simulator);
+    let upstreams = Shared::upstreams(&config, simulator).map_err(ServeError::Upstream)?;
     let changes = watch::Sender::new(upstreams.clone());
     metrics.collect(Upstreams(changes.subscribe()));
     let reloads = Arc::new(Reloads::default());

@@ -1,6 +1,7 @@
 //! State that the request handlers of a worker share.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ use tokenwire_core::model::snapshot::Api;
 use tokenwire_core::model::trace::{TRACEPARENT, TRACESTATE};
 use tokenwire_core::upstream::{
     BreakerPolicy, ConcurrencyPolicy, Continuation, EndpointStats, Hedge, ModelBinding, OpenAi,
-    OpenAiOptions, RequestTrace, RetryBudget, RetryPolicy, Route, Router, RouterOptions, Timeouts,
+    RequestTrace, RetryBudget, RetryPolicy, Route, Router, RouterOptions, Timeouts, UpstreamTls,
 };
 use tokenwire_sse::{HeartbeatKind, SseFraming, SseReader};
 use tokenwire_store::DiskStore;
@@ -38,8 +39,9 @@ use crate::metrics::{Gauges, Metrics};
 use crate::neighbours::Neighbours;
 use crate::origin_policy::OriginPolicy;
 use crate::sealing;
-use crate::telemetry::{Server, Telemetry, Tracer};
 pub use crate::shared_upstream::SharedUpstream;
+use crate::telemetry::{Server, Telemetry, Tracer};
+use crate::upstream_tls;
 use tokenwire_webhooks::Webhooks;
 
 const X_UPSTREAM_AUTHORIZATION: HeaderName = HeaderName::from_static("x-upstream-authorization");
@@ -113,7 +115,7 @@ pub struct Shared {
     /// Limits of clients, and what they have used.
     pub limits: Arc<Limits>,
     /// What is recorded for collectors.
-    pub(crate) telemetry: Arc<Telemetry>,
+    pub telemetry: Arc<Telemetry>,
 }
 
 /// What a client of an upstream is made from.
@@ -125,22 +127,39 @@ struct EndpointKey {
     connect_timeout: Duration,
     max_event: usize,
     accept_client_key: bool,
+    key_header: String,
+    headers: BTreeMap<String, Secret>,
+    tls: UpstreamTls,
 }
 
 impl Shared {
     /// Returns the state with another configuration. Upstreams that stay the same keep their health
     /// and counters.
-    pub(crate) fn with_config(&self, config: Config) -> Self {
+    ///
+    /// # Errors
+    /// Files of an upstream that cannot be used.
+    pub(crate) fn with_config(&self, config: Config) -> Result<Self, String> {
         let running = &self.config;
         let keeps = config.breaker == running.breaker;
-        let upstreams = if keeps && config.upstreams == running.upstreams {
+        let fresh = if config.uses_simulator() {
+            self.upstreams.clone()
+        } else {
+            Self::upstreams(&config, None)?
+        };
+        let tls = |upstreams: &[SharedUpstream]| -> Vec<_> {
+            upstreams
+                .iter()
+                .map(|upstream| upstream.tls.clone())
+                .collect()
+        };
+        let is_same = config.upstreams == running.upstreams && tls(&fresh) == tls(&self.upstreams);
+        let upstreams = if keeps && is_same {
             self.upstreams.clone()
         } else {
             let known = |name: &str| {
                 let mut upstreams = self.upstreams.iter();
                 upstreams.find(|known| keeps && known.config.name == name)
             };
-            let fresh = Self::upstreams(&config, None);
             let fresh = fresh.iter().cloned();
             fresh
                 .map(|upstream| match known(&upstream.config.name) {
@@ -150,7 +169,7 @@ impl Shared {
                 .collect()
         };
         let budget = config.retry.budget_percent;
-        Self {
+        Ok(Self {
             upstreams,
             retry_budget: match budget == running.retry.budget_percent {
                 true => self.retry_budget.clone(),
@@ -158,12 +177,17 @@ impl Shared {
             },
             config: Arc::new(config),
             ..self.clone()
-        }
+        })
     }
 
     /// Returns the configured upstreams, or the embedded simulator if `simulator` has its base URL.
-    #[must_use]
-    pub fn upstreams(config: &Config, simulator: Option<String>) -> Arc<[SharedUpstream]> {
+    ///
+    /// # Errors
+    /// Files of an upstream that cannot be used, with its name.
+    pub fn upstreams(
+        config: &Config,
+        simulator: Option<String>,
+    ) -> Result<Arc<[SharedUpstream]>, String> {
         let simulated = simulator.map(|base_url| schema::Upstream {
             name: "simulator".to_owned(),
             base_url,
@@ -180,7 +204,10 @@ impl Shared {
                 queued,
                 wait,
             } = upstream.limits;
-            SharedUpstream {
+            let tls = upstream_tls::read(&upstream.tls)
+                .map_err(|error| format!("upstream '{}': {error}", upstream.name))?;
+            Ok(SharedUpstream {
+                tls,
                 config: upstream.clone(),
                 stats: EndpointStats::new(
                     breaker,
@@ -191,10 +218,10 @@ impl Shared {
                     },
                 ),
                 models: Arc::default(),
-            }
+            })
         };
         match &simulated {
-            Some(simulator) => [of(simulator)].into(),
+            Some(simulator) => Ok([of(simulator)?].into()),
             None => config.upstreams.iter().map(of).collect(),
         }
     }
@@ -561,21 +588,14 @@ fn endpoint(
         connect_timeout: config.timeouts_of(upstream).connect,
         max_event: config.limits.event,
         accept_client_key: upstream.accept_client_key,
+        key_header: upstream.key_header.clone(),
+        headers: upstream.headers.clone(),
+        tls: shared.tls.clone(),
     };
     if let Some((_, endpoint)) = known.iter().find(|(known, _)| *known == key) {
         return Ok((key, endpoint.clone()));
     }
-    let options = OpenAiOptions {
-        name: key.name.clone(),
-        base_url: key.base_url.clone(),
-        api_key: upstream
-            .api_key
-            .as_ref()
-            .map(|key| SecretString::from(key.expose())),
-        connect_timeout: key.connect_timeout,
-        max_event: key.max_event,
-        accept_client_key: key.accept_client_key,
-    };
+    let options = shared.options(key.connect_timeout, key.max_event);
     let endpoint =
         OpenAi::new(options).map_err(|error| format!("upstream '{}': {error}", upstream.name))?;
     Ok((key, Arc::new(endpoint)))

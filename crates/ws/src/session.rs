@@ -269,7 +269,10 @@ impl SocketSession {
         let start = StartRequest::new(body, self.options.caller.clone(), "/v1/responses")
             .in_session(self.responses.clone());
         let engine = self.engine.clone();
-        let scope = start.trace.as_ref().map(|trace| LogScope::of(&trace.context));
+        let scope = start
+            .trace
+            .as_ref()
+            .map(|trace| LogScope::of(&trace.context));
         let starting = LogScope::run(scope, async move { engine.start(start).await });
         self.perform(starting, move |session, started| {
             session.started(lane, started)

@@ -30,7 +30,10 @@ impl LogScope {
         Self {
             request: span.request.clone(),
             trace: span.trace,
-            generation: span.generation.clone().map_or_else(OnceCell::new, OnceCell::from),
+            generation: span
+                .generation
+                .clone()
+                .map_or_else(OnceCell::new, OnceCell::from),
         }
     }
 

@@ -229,8 +229,7 @@ fn is_member(member: &str) -> bool {
         return false;
     };
     let is_lower = |byte: u8| byte.is_ascii_lowercase();
-    let is_key_byte =
-        |byte: u8| is_lower(byte) || byte.is_ascii_digit() || b"_-*/".contains(&byte);
+    let is_key_byte = |byte: u8| is_lower(byte) || byte.is_ascii_digit() || b"_-*/".contains(&byte);
     let is_simple = |key: &str, digit_first: bool, most: usize| {
         let first = key.bytes().next();
         let is_first = first.is_some_and(|b| is_lower(b) || (digit_first && b.is_ascii_digit()));
@@ -325,7 +324,9 @@ mod tests {
             state(&["congo=t61rcWkgMzE , rojo=00f067", "t-1*/@sys=a b"]).as_deref(),
             Some("congo=t61rcWkgMzE,rojo=00f067,t-1*/@sys=a b")
         );
-        for wrong in ["A=1", "a", "a=", "=1", "1a=1", "a=b=c", "a=\u{e4}", "a@=1", "a@1=1"] {
+        for wrong in [
+            "A=1", "a", "a=", "=1", "1a=1", "a=b=c", "a=\u{e4}", "a@=1", "a@1=1",
+        ] {
             assert_eq!(state(&["ok=1", wrong]), None, "{wrong}");
         }
         let many = vec!["a=1"; MAX_MEMBERS];
@@ -338,7 +339,10 @@ mod tests {
         let kept = [short("a"), short("b"), short("c")].join(",");
         assert_eq!(state(&[&parts.join(",")]), Some(kept));
         let parts: Vec<String> = ["a", "b", "c", "d", "e", "f"].map(short).into();
-        assert_eq!(state(&[&parts.join(",")]), Some(parts[..5].join(",")[..].into()));
+        assert_eq!(
+            state(&[&parts.join(",")]),
+            Some(parts[..5].join(",")[..].into())
+        );
     }
 
     #[test]
@@ -354,7 +358,10 @@ mod tests {
             generation: None,
         };
         let child = context.child();
-        assert_eq!((child.trace, child.parent), (context.trace, Some(context.span)));
+        assert_eq!(
+            (child.trace, child.parent),
+            (context.trace, Some(context.span))
+        );
         assert_ne!(child.span, context.span);
         let header = child.header();
         assert_eq!(TraceParent::parse(&header.to_string()), Some(header));

@@ -78,9 +78,18 @@ pub(super) struct AttemptTrace {
 // === impl RequestTrace ===
 
 impl RequestTrace {
+    /// Returns a new span that is part of the trace's own. Spans that are not recorded are not told
+    /// apart, so that each recorded one has a parent that is recorded, too.
+    fn span(&self) -> TraceContext {
+        match &self.observer {
+            Some(_) => self.context.child(),
+            None => self.context.as_ref().clone(),
+        }
+    }
+
     /// Returns the trace of a generation that the request starts: a span that is part of its own.
     pub(crate) fn of_generation(self, id: &GenerationId) -> Self {
-        let mut context = self.context.child();
+        let mut context = self.span();
         context.generation = Some(id.clone());
         Self {
             context: Arc::new(context),
@@ -95,7 +104,7 @@ impl RequestTrace {
         endpoint: &str,
     ) -> Option<Box<AttemptTrace>> {
         let trace = request.trace.as_ref()?;
-        let context = trace.context.child();
+        let context = trace.span();
         let observer = trace.observer.clone();
         if context.forwarded {
             let headers = &mut request.headers;

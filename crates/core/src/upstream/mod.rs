@@ -44,6 +44,8 @@ mod route;
 mod routed;
 mod router;
 mod scope;
+#[cfg(feature = "openai")]
+mod tls;
 pub mod translate;
 #[cfg(feature = "openai")]
 mod transport_error;
@@ -67,6 +69,8 @@ pub use router::{Router, RouterOptions};
 pub use scope::Scope;
 /// A client's own key, as requests carry it.
 pub use secrecy::SecretString;
+#[cfg(feature = "openai")]
+pub use tls::UpstreamTls;
 
 use std::fmt;
 use std::sync::Arc;

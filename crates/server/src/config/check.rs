@@ -16,7 +16,9 @@ use super::cluster::{Cluster, is_every_address};
 use super::finding::Finding;
 use super::limits_check::check_limits;
 use super::models::Models;
-use super::schema::{Config, Hedging, KeyEntry, Replicate, Store, StoreKind, Upstream, Webhooks};
+use super::schema::{
+    Config, Hedging, KeyEntry, Replicate, Store, StoreKind, Upstream, UpstreamTls, Webhooks,
+};
 use super::secret::{REDACTED, Secret};
 use super::units::{duration, size};
 
@@ -536,6 +538,8 @@ impl Findings {
                     remedy,
                 );
             }
+            self.key_and_headers(index, upstream);
+            self.upstream_tls(index, upstream);
             let path = &upstream.health_check.path;
             if !path.starts_with('/') || !path.bytes().all(|byte| byte.is_ascii_graphic()) {
                 self.add(
@@ -553,6 +557,52 @@ impl Findings {
                     "Remove the upstream to send it nothing.",
                 );
             }
+        }
+    }
+
+    fn key_and_headers(&mut self, index: usize, upstream: &Upstream) {
+        let key = |leaf: &str| format!("upstreams.{index}.{leaf}");
+        let name = &upstream.key_header;
+        let is_name = actix_web::http::header::HeaderName::try_from(name.as_str()).is_ok();
+        if !is_name || OWN_HEADERS.contains(&name.to_ascii_lowercase().as_str()) {
+            self.add(
+                &key("key_header"),
+                &format!("is {name:?}"),
+                "the name of a header that carries a key: authorization, api-key, x-api-key",
+                "",
+            );
+        }
+        let lower = name.to_ascii_lowercase();
+        let reserved = [OWN_HEADERS, &[lower.as_str(), "authorization"]].concat();
+        self.headers(&key("headers"), &upstream.headers, &reserved);
+    }
+
+    fn upstream_tls(&mut self, index: usize, upstream: &Upstream) {
+        let key = |leaf: &str| format!("upstreams.{index}.tls.{leaf}");
+        let tls = &upstream.tls;
+        for (leaf, path, other, is_set) in [
+            ("cert", &tls.key, &tls.cert, "`tls.key` is set"),
+            ("key", &tls.cert, &tls.key, "`tls.cert` is set"),
+        ] {
+            if path.is_some() && other.is_none() {
+                let expected = "the path of a PEM file";
+                let remedy = "A certificate and its key belong together.";
+                self.add(
+                    &key(leaf),
+                    &format!("is missing: {is_set}"),
+                    expected,
+                    remedy,
+                );
+            }
+        }
+        let is_set = *tls != UpstreamTls::default();
+        if is_set && upstream.base_url.to_ascii_lowercase().starts_with("http:") {
+            self.add(
+                &format!("upstreams.{index}.tls"),
+                "is set beside a base_url with http",
+                "a base_url with https",
+                "Correct the base_url, or remove `tls`.",
+            );
         }
     }
 
@@ -819,6 +869,20 @@ fn is_plain_name(name: &str) -> bool {
             .chars()
             .all(|c| c.is_ascii_alphanumeric() || "_.-".contains(c))
 }
+
+/// Headers of requests to an upstream that the gateway sets itself.
+const OWN_HEADERS: &[&str] = &[
+    "accept",
+    "accept-encoding",
+    "connection",
+    "content-length",
+    "content-type",
+    "host",
+    "traceparent",
+    "tracestate",
+    "transfer-encoding",
+    "user-agent",
+];
 
 /// Checks the value of a header. Other than a key it may hold spaces, and be empty.
 fn check_header_value(value: &Secret) -> Option<(&'static str, &'static str)> {

@@ -19,7 +19,7 @@ pub use super::telemetry::{OptIn, Otlp, OtlpProtocol, Ratio, Telemetry};
 pub use super::timeouts::{TimeoutOverrides, Timeouts};
 use super::units::{duration, size, word};
 pub use super::upstream::{
-    Api, Breaker, Continuation, HealthCheck, Hedging, Retry, Upstream, UpstreamLimits,
+    Api, Breaker, Continuation, HealthCheck, Hedging, Retry, Upstream, UpstreamLimits, UpstreamTls,
 };
 
 /// Model name of the embedded simulator.

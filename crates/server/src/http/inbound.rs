@@ -2,10 +2,10 @@
 
 use std::borrow::Cow;
 
-use actix_web::{HttpMessage as _, HttpRequest};
 use actix_web::http::Method;
 use actix_web::http::header::{self, AsHeaderName, HeaderMap, HeaderName};
 use actix_web::web::Payload;
+use actix_web::{HttpMessage as _, HttpRequest};
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt as _;
 use tokenwire_core::engine::{Cursor, Freshness, StartRequest};

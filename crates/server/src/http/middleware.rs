@@ -155,10 +155,14 @@ pub async fn request_middleware(
         }
         // Routing requires that no other reference to the request exists.
         None => match timing
-            .measure(LogScope::run(
-                Some(scope.clone()),
-                AssertUnwindSafe(next.call(request)).catch_unwind(),
-            ))
+            .measure(LogScope::run(Some(scope.clone()), async {
+                let answer = AssertUnwindSafe(next.call(request)).catch_unwind().await;
+                if let Ok(Ok(response)) = &answer {
+                    let status = response.status().as_u16();
+                    tracing::debug!(status, "answered");
+                }
+                answer
+            }))
             .await
         {
             Ok(Ok(response)) => response.map_into_boxed_body(),

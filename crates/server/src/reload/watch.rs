@@ -8,7 +8,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::MissedTickBehavior;
 
 use super::reloader::Reloader;
-use super::source::ConfigSource;
+use super::source::{ConfigSource, FileVersion, version};
 
 /// How often the file is looked at. A change counts once the file was the same twice, so that a file
 /// that is being written is not read in between.
@@ -25,9 +25,7 @@ pub(crate) async fn watch(reloader: Arc<Reloader>) -> io::Result<()> {
     let hangups = signal(SignalKind::hangup())?;
     let on_signal = follow_signals(&reloader, hangups);
     let on_change = async {
-        if source.file().is_some() {
-            follow_file(&reloader, source).await;
-        }
+        follow_files(&reloader, source).await;
     };
     tokio::join!(on_signal, on_change);
     Ok(())
@@ -46,19 +44,28 @@ async fn follow_signals(reloader: &Reloader, mut hangups: Signal) {
     }
 }
 
-async fn follow_file(reloader: &Reloader, source: &ConfigSource) {
+/// Follows the file of the configuration, and those that it names for TLS to upstreams.
+async fn follow_files(reloader: &Reloader, source: &ConfigSource) {
     let mut tick = tokio::time::interval(POLL);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut read = source.first_version();
-    let mut before = read;
+    let versions = |first| -> Vec<FileVersion> {
+        let files = reloader.tls_files();
+        let files = files.iter().map(|file| version(file));
+        std::iter::once(first).chain(files).collect()
+    };
+    let mut read = versions(source.first_version());
+    let mut before = read.clone();
     loop {
         tick.tick().await;
-        let now = source.version();
+        let now = versions(source.version());
         let is_settled = now == before;
-        before = now;
+        before.clone_from(&now);
         if is_settled && now != read {
-            read = now;
-            let _ = reloader.reload("the file changed").await;
+            let _ = reloader.reload("a file changed").await;
+            // The new configuration may name other files, which it has read.
+            let first = now.first().copied().flatten();
+            read = versions(first);
+            before.clone_from(&read);
         }
     }
 }

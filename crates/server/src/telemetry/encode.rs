@@ -155,5 +155,6 @@ pub(super) fn nanoseconds(time: SystemTime) -> u64 {
 
 /// Cuts a text to its largest length, between two characters.
 fn cut(text: &str) -> &str {
-    text.get(..text.floor_char_boundary(MAX_TEXT)).unwrap_or(text)
+    text.get(..text.floor_char_boundary(MAX_TEXT))
+        .unwrap_or(text)
 }

@@ -3,7 +3,7 @@
 //! Text gets them after the fields of the event, JSON as members of the object: `request_id`,
 //! `trace_id` and `generation_id`.
 
-use std::fmt::{self, Debug, Write as _};
+use std::fmt::{self, Debug};
 
 use tokenwire_core::model::log_scope::LogScope;
 use tracing::field::{Field, Visit};
@@ -74,7 +74,8 @@ where
             return self.0.format_event(context, writer, event);
         };
         let mut line = String::new();
-        self.0.format_event(context, Writer::new(&mut line), event)?;
+        self.0
+            .format_event(context, Writer::new(&mut line), event)?;
         let open = line.trim_end().strip_suffix('}').unwrap_or(&line);
         // Ids need no escapes: letters, digits and `_`.
         write!(

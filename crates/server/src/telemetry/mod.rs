@@ -24,7 +24,8 @@ mod tracer;
 
 pub(crate) use exporter::Exporter;
 pub(crate) use gen_ai::Server;
-pub use logging::{LogGuard, dropped_lines, start};
 pub(crate) use logging::set_filter;
+pub use logging::{LogGuard, dropped_lines, start};
 pub use span_queue::ExportCounts;
-pub(crate) use tracer::{RequestSpan, Telemetry, Tracer};
+pub use tracer::Telemetry;
+pub(crate) use tracer::Tracer;

@@ -124,7 +124,9 @@ fn add(family: &mut Family, name: &str, mut labels: Labels, value: f64) {
     {
         // Prometheus counts what is up to each bound, OTLP what is between two.
         let before: u64 = distribution.counts.iter().sum();
-        distribution.counts.push((value as u64).saturating_sub(before));
+        distribution
+            .counts
+            .push((value as u64).saturating_sub(before));
         if bound.is_finite() {
             distribution.bounds.push(bound);
         }
@@ -144,7 +146,10 @@ mod tests {
             h_seconds_bucket{le=\"0.5\",u=\"x\"} 1\nh_seconds_bucket{le=\"1.0\",u=\"x\"} 4\nh_seconds_bucket{le=\"+Inf\",u=\"x\"} 6\n# EOF\n";
         let families = parse(text);
         let names: Vec<_> = families.iter().map(|f| (f.name.as_str(), f.unit)).collect();
-        assert_eq!(names, [("t_a", ""), ("t_b_bytes", "By"), ("h_seconds", "s")]);
+        assert_eq!(
+            names,
+            [("t_a", ""), ("t_b_bytes", "By"), ("h_seconds", "s")]
+        );
         assert_eq!(families[0].description, "What.");
         let labels = [("x", "1"), ("y", "a\"b\\")].map(|(k, v)| (k.to_owned(), v.to_owned()));
         assert_eq!(families[0].points[0].attributes, labels);

@@ -204,7 +204,10 @@ mod tests {
         for cut in 0..bytes.len() {
             let _ = nested_varint(&bytes[..cut], 1, 1);
         }
-        assert_eq!(nested_varint(&[0x0a, 0xff, 0xff, 0xff, 0xff, 0x0f], 1, 1), 0);
+        assert_eq!(
+            nested_varint(&[0x0a, 0xff, 0xff, 0xff, 0xff, 0x0f], 1, 1),
+            0
+        );
         assert_eq!(nested_varint(&[0xff; 32], 1, 1), 0);
     }
 }

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use actix_web::http::header::HeaderMap;
 use actix_web::http::Method;
+use actix_web::http::header::HeaderMap;
 use tokenwire_core::engine::{GenerationEnd, GenerationStart, Observer, Resumption};
 use tokenwire_core::model::error::ApiError;
 use tokenwire_core::model::snapshot::Status;
@@ -20,7 +20,7 @@ use crate::config::schema::{Config, OptIn};
 
 /// What all workers share: which traces are recorded, and what waits for its export.
 #[derive(Debug)]
-pub(crate) struct Telemetry {
+pub struct Telemetry {
     /// Traces whose random number is below it are recorded. `None`: no trace is.
     threshold: Option<u64>,
     pub(super) spans: SpanQueue,
@@ -62,7 +62,9 @@ const RANDOMNESS: f64 = (1_u64 << 56) as f64;
 // === impl Telemetry ===
 
 impl Telemetry {
-    pub(crate) fn new(config: &Config) -> Arc<Self> {
+    /// Creates the state of a gateway with this configuration.
+    #[must_use]
+    pub fn new(config: &Config) -> Arc<Self> {
         let otlp = &config.telemetry.otlp;
         let latest = otlp.opt_in.contains(&OptIn::GenAiLatestExperimental);
         Arc::new(Self {
@@ -83,7 +85,11 @@ impl Telemetry {
 // === impl Tracer ===
 
 impl Tracer {
-    pub(crate) fn new(telemetry: Arc<Telemetry>, config: &Config, servers: Vec<Server>) -> Arc<Self> {
+    pub(crate) fn new(
+        telemetry: Arc<Telemetry>,
+        config: &Config,
+        servers: Vec<Server>,
+    ) -> Arc<Self> {
         let forwards = |wanted: &str| {
             let mut names = config.forward_headers.0.iter();
             names.any(|name| name.eq_ignore_ascii_case(wanted))
