@@ -325,7 +325,7 @@ async fn renewed_files_are_followed_and_bad_ones_change_nothing() {
             .answer()
             .await;
         page.text()
-            .contains("tokenwire_config_reloads_total{result=\"failed\"} 1")
+            .contains("tokenwire_config_reloads_total{result=\"refused\"} 1")
     })
     .await;
     assert_eq!((status("old").await, status("new").await), (200, 502));
