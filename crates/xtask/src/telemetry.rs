@@ -26,8 +26,8 @@ pub(crate) fn test(context: &Context<'_>) -> Result<Outcome, Error> {
     let programs = protobufs(context.workspace, context.may_install)?;
     let mut command = process::cargo(context.workspace.root());
     command
-        .args(["test", "--package", "tokenwire", "--test", "telemetry"])
-        .args(["--", "--nocapture"])
+        .args(["test", "--package", "tokenwire", "--test", "operation"])
+        .args(["--", "telemetry::", "--nocapture"])
         .args(context.rest)
         .env("TELEMETRY_PYTHON", programs.join("python"));
     process::run(&mut command).map(|()| Outcome::Passed)
