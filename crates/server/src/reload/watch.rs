@@ -1,6 +1,7 @@
 //! Reloads on SIGHUP and when the file changes.
 
 use std::io::{self, IsTerminal as _};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -48,24 +49,29 @@ async fn follow_signals(reloader: &Reloader, mut hangups: Signal) {
 async fn follow_files(reloader: &Reloader, source: &ConfigSource) {
     let mut tick = tokio::time::interval(POLL);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let versions = |first| -> Vec<FileVersion> {
-        let files = reloader.tls_files();
+    let versions = |config, files: &[PathBuf]| -> Vec<FileVersion> {
         let files = files.iter().map(|file| version(file));
-        std::iter::once(first).chain(files).collect()
+        std::iter::once(config).chain(files).collect()
     };
-    let mut read = versions(source.first_version());
+    let mut files = reloader.tls_files();
+    let mut read = versions(source.first_version(), &files);
     let mut before = read.clone();
     loop {
         tick.tick().await;
-        let now = versions(source.version());
+        let config = source.version();
+        let now = versions(config, &files);
         let is_settled = now == before;
         before.clone_from(&now);
         if is_settled && now != read {
             let _ = reloader.reload("a file changed").await;
-            // The new configuration may name other files, which it has read.
-            let first = now.first().copied().flatten();
-            read = versions(first);
-            before.clone_from(&read);
+            read = now;
+        }
+        // Any reload may name other files, which it has read.
+        let named = reloader.tls_files();
+        if named != files {
+            files = named;
+            read = versions(read.first().copied().flatten(), &files);
+            before = versions(config, &files);
         }
     }
 }
