@@ -15,6 +15,7 @@ use tokenwire_simulator::{Options, Simulator};
 use tokenwire_store::DiskStore;
 use tokenwire_webhooks::{DeliveryRecords, WebhookOptions, Webhooks};
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use crate::allocator::return_memory;
 use crate::auth::{
@@ -29,7 +30,8 @@ use crate::health_check::check_upstreams;
 use crate::limits::Limits;
 use crate::listeners::{Inherited, Listeners, Sockets, handover_path};
 use crate::metrics::{
-    Clients, ConfigReloads, Deliveries, Metrics, Nodes, Reloads, Storage, StoreLag, Upstreams,
+    Clients, ConfigReloads, Deliveries, Exports, Format, Metrics, Nodes, Reloads, Storage,
+    StoreLag, Upstreams,
 };
 use crate::neighbours::Neighbours;
 use crate::reload::{self, ConfigSource, Reloader};
@@ -39,6 +41,7 @@ use crate::service::{Service, Shared, shared_engine};
 use crate::service_manager;
 use crate::storage;
 use crate::takeover::{Predecessor, TakeoverSocket};
+use crate::telemetry::{Exporter, Telemetry};
 use crate::time_limit::{START, within};
 
 /// Bytes of requests that the embedded simulator keeps for its `/requests`.
@@ -66,6 +69,8 @@ pub struct Gateway {
     unfinished: Vec<GenerationId>,
     /// Answer other processes: those on the same store, and other nodes.
     peers: Vec<tokenwire_peer::Server>,
+    /// Sends traces and metrics, where that is configured.
+    exporter: Option<Exporter>,
     /// Runs as long as the gateway.
     _simulator: Option<Simulator>,
 }
@@ -143,6 +148,10 @@ impl Gateway {
         }
         // Built once here, so that an error is reported before the workers start.
         Service::new(&shared).map_err(ServeError::Upstream)?;
+        let metrics = shared.metrics.clone();
+        let exposition = Box::new(move || metrics.expose(Format::OpenMetrics));
+        let exporter = Exporter::new(shared.telemetry.clone(), &shared.config, exposition)
+            .map_err(ServeError::Telemetry)?;
         // Last, since a running gateway waits for this one from now on.
         let (sockets, predecessor) = listeners.take(&shared.config)?;
         let address = sockets.clients.local_addr()?;
@@ -168,6 +177,7 @@ impl Gateway {
             reloader,
             unfinished: unfinished.unwrap_or_default(),
             peers,
+            exporter,
             _simulator: simulator,
         })
     }
@@ -218,9 +228,12 @@ impl Gateway {
             reloader,
             unfinished,
             peers,
+            exporter,
             _simulator,
             ..
         } = self;
+        let stop_export = CancellationToken::new();
+        let exporting = exporter.map(|exporter| tokio::spawn(exporter.run(stop_export.clone())));
         let signals = Signals::new()?;
         let reloading = tokio::spawn(reload::watch(reloader.clone()));
         if let Some(cluster) = &shared.cluster {
@@ -351,6 +364,11 @@ impl Gateway {
         limits.abort();
         shared.webhooks.abandon();
         drain.abort();
+        stop_export.cancel();
+        if let Some(exporting) = exporting {
+            // It ends by itself, in bounded time.
+            let _ = exporting.await;
+        }
         Ok(served.map_err(std::io::Error::other)??)
     }
 }
@@ -411,7 +429,7 @@ fn share(
         .map(|cluster| cluster as Arc<dyn SharedUses>);
     let tickets = Arc::new(Tickets::of(&config, nodes, revocations.clone()));
     let metrics = Metrics::new(&config, engine.registry().clone());
-    let upstreams = Shared::upstreams(&config, simulator);
+    let upstreams = Shared::upstreams(&config, simulator).map_err(ServeError::Upstream)?;
     let changes = watch::Sender::new(upstreams.clone());
     metrics.collect(Upstreams(changes.subscribe()));
     let reloads = Arc::new(Reloads::default());
@@ -425,6 +443,8 @@ fn share(
         limits.share_over(cluster.redis().clone(), cluster.tag().as_str());
     }
     metrics.collect(Clients(limits.clone()));
+    let telemetry = Telemetry::new(&config);
+    metrics.collect(Exports(telemetry.clone()));
     let shared = Shared {
         engine,
         metrics,
@@ -438,6 +458,7 @@ fn share(
         neighbours,
         cluster,
         limits,
+        telemetry,
         config: Arc::new(config),
     };
     Ok(Reloader::new(shared, changes, reloads, address))

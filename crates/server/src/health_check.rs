@@ -4,9 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
-use secrecy::SecretString;
 use tokenwire_core::model::error::ErrorCode;
-use tokenwire_core::upstream::{Endpoint as _, OpenAi, OpenAiOptions, OpenError};
+use tokenwire_core::upstream::{Endpoint as _, OpenAi, OpenError};
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -38,17 +37,7 @@ pub(crate) async fn check_upstreams(mut changes: watch::Receiver<Arc<[SharedUpst
 
 async fn check(upstream: &SharedUpstream) {
     let config = &upstream.config;
-    let options = OpenAiOptions {
-        name: config.name.clone(),
-        base_url: config.base_url.clone(),
-        api_key: config
-            .api_key
-            .as_ref()
-            .map(|key| SecretString::from(key.expose())),
-        connect_timeout: config.health_check.timeout,
-        max_event: 0,
-        accept_client_key: false,
-    };
+    let options = upstream.options(config.health_check.timeout, 0);
     // The workers have built a client from the same options, so this does not fail.
     let Ok(client) = OpenAi::new(options) else {
         return;

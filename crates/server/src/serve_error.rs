@@ -53,6 +53,9 @@ pub enum ServeError {
         /// The system's error.
         source: std::io::Error,
     },
+    /// The exporter of traces and metrics cannot be set up.
+    #[error("telemetry.otlp: {0}")]
+    Telemetry(String),
     /// The embedded simulator does not start.
     #[error("the embedded simulator does not start: {0}")]
     Simulator(std::io::Error),

@@ -1,6 +1,7 @@
 //! State that the request handlers of a worker share.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,9 +17,10 @@ use tokenwire_core::model::error::{ApiError, ErrorCode};
 use tokenwire_core::model::id::{GenerationId, Owner, Tag, TaggedIds};
 use tokenwire_core::model::include::Include;
 use tokenwire_core::model::snapshot::Api;
+use tokenwire_core::model::trace::{TRACEPARENT, TRACESTATE};
 use tokenwire_core::upstream::{
     BreakerPolicy, ConcurrencyPolicy, Continuation, EndpointStats, Hedge, ModelBinding, OpenAi,
-    OpenAiOptions, RetryBudget, RetryPolicy, Route, Router, RouterOptions, Timeouts,
+    RequestTrace, RetryBudget, RetryPolicy, Route, Router, RouterOptions, Timeouts, UpstreamTls,
 };
 use tokenwire_sse::{HeartbeatKind, SseFraming, SseReader};
 use tokenwire_store::DiskStore;
@@ -38,6 +40,8 @@ use crate::neighbours::Neighbours;
 use crate::origin_policy::OriginPolicy;
 use crate::sealing;
 pub use crate::shared_upstream::SharedUpstream;
+use crate::telemetry::{Server, Telemetry, Tracer};
+use crate::upstream_tls;
 use tokenwire_webhooks::Webhooks;
 
 const X_UPSTREAM_AUTHORIZATION: HeaderName = HeaderName::from_static("x-upstream-authorization");
@@ -71,6 +75,8 @@ pub struct Service {
     pub cluster: Option<Arc<Cluster>>,
     /// Limits of clients, and what they have used.
     pub limits: Arc<Limits>,
+    /// Begins traces.
+    pub(crate) tracer: Arc<Tracer>,
     /// The clients of the upstreams, with what they were made from.
     endpoints: Vec<(EndpointKey, Arc<OpenAi>)>,
     /// The worker's part of the gauges.
@@ -108,6 +114,8 @@ pub struct Shared {
     pub cluster: Option<Arc<Cluster>>,
     /// Limits of clients, and what they have used.
     pub limits: Arc<Limits>,
+    /// What is recorded for collectors.
+    pub telemetry: Arc<Telemetry>,
 }
 
 /// What a client of an upstream is made from.
@@ -119,22 +127,39 @@ struct EndpointKey {
     connect_timeout: Duration,
     max_event: usize,
     accept_client_key: bool,
+    key_header: String,
+    headers: BTreeMap<String, Secret>,
+    tls: UpstreamTls,
 }
 
 impl Shared {
     /// Returns the state with another configuration. Upstreams that stay the same keep their health
     /// and counters.
-    pub(crate) fn with_config(&self, config: Config) -> Self {
+    ///
+    /// # Errors
+    /// Files of an upstream that cannot be used.
+    pub(crate) fn with_config(&self, config: Config) -> Result<Self, String> {
         let running = &self.config;
         let keeps = config.breaker == running.breaker;
-        let upstreams = if keeps && config.upstreams == running.upstreams {
+        let fresh = if config.uses_simulator() {
+            self.upstreams.clone()
+        } else {
+            Self::upstreams(&config, None)?
+        };
+        let tls = |upstreams: &[SharedUpstream]| -> Vec<_> {
+            upstreams
+                .iter()
+                .map(|upstream| upstream.tls.clone())
+                .collect()
+        };
+        let is_same = config.upstreams == running.upstreams && tls(&fresh) == tls(&self.upstreams);
+        let upstreams = if keeps && is_same {
             self.upstreams.clone()
         } else {
             let known = |name: &str| {
                 let mut upstreams = self.upstreams.iter();
                 upstreams.find(|known| keeps && known.config.name == name)
             };
-            let fresh = Self::upstreams(&config, None);
             let fresh = fresh.iter().cloned();
             fresh
                 .map(|upstream| match known(&upstream.config.name) {
@@ -144,7 +169,7 @@ impl Shared {
                 .collect()
         };
         let budget = config.retry.budget_percent;
-        Self {
+        Ok(Self {
             upstreams,
             retry_budget: match budget == running.retry.budget_percent {
                 true => self.retry_budget.clone(),
@@ -152,12 +177,17 @@ impl Shared {
             },
             config: Arc::new(config),
             ..self.clone()
-        }
+        })
     }
 
     /// Returns the configured upstreams, or the embedded simulator if `simulator` has its base URL.
-    #[must_use]
-    pub fn upstreams(config: &Config, simulator: Option<String>) -> Arc<[SharedUpstream]> {
+    ///
+    /// # Errors
+    /// Files of an upstream that cannot be used, with its name.
+    pub fn upstreams(
+        config: &Config,
+        simulator: Option<String>,
+    ) -> Result<Arc<[SharedUpstream]>, String> {
         let simulated = simulator.map(|base_url| schema::Upstream {
             name: "simulator".to_owned(),
             base_url,
@@ -174,7 +204,10 @@ impl Shared {
                 queued,
                 wait,
             } = upstream.limits;
-            SharedUpstream {
+            let tls = upstream_tls::read(&upstream.tls)
+                .map_err(|error| format!("upstream '{}': {error}", upstream.name))?;
+            Ok(SharedUpstream {
+                tls,
                 config: upstream.clone(),
                 stats: EndpointStats::new(
                     breaker,
@@ -185,10 +218,10 @@ impl Shared {
                     },
                 ),
                 models: Arc::default(),
-            }
+            })
         };
         match &simulated {
-            Some(simulator) => [of(simulator)].into(),
+            Some(simulator) => Ok([of(simulator)?].into()),
             None => config.upstreams.iter().map(of).collect(),
         }
     }
@@ -249,10 +282,13 @@ impl Service {
                 },
             },
         );
+        let servers = shared.upstreams.iter();
+        let servers = servers.map(|upstream| Server::of(&upstream.config));
+        let tracer = Tracer::new(shared.telemetry.clone(), &config, servers.collect());
         let engine = shared
             .engine
             .engine(Arc::new(router.clone()))
-            .observed_by(shared.metrics.observer())
+            .observed_by(tracer.observing(shared.metrics.observer()))
             .with_end_notifier(Arc::new(shared.webhooks.clone()));
         let server = &config.server;
         let public_url = server
@@ -275,6 +311,8 @@ impl Service {
         let names = config.forward_headers.0.iter();
         let forwarded = names
             .filter_map(|name| HeaderName::try_from(name.as_str()).ok())
+            // Written anew for each attempt.
+            .filter(|name| !matches!(name.as_str(), TRACEPARENT | TRACESTATE))
             .collect();
         Ok(Self {
             config,
@@ -291,6 +329,7 @@ impl Service {
             tickets: shared.tickets.clone(),
             cluster: shared.cluster.clone(),
             limits: shared.limits.clone(),
+            tracer,
             endpoints,
             forwarded,
         })
@@ -361,7 +400,12 @@ impl Service {
     /// gateway's goes to an upstream, and a client's own key for an upstream comes in a header of its
     /// own.
     #[must_use]
-    pub fn caller(&self, identity: &Identity, headers: &HeaderMap) -> Caller {
+    pub fn caller(
+        &self,
+        identity: &Identity,
+        headers: &HeaderMap,
+        trace: Option<RequestTrace>,
+    ) -> Caller {
         fn text(headers: &HeaderMap, name: impl AsHeaderName) -> Option<&str> {
             headers.get(name).and_then(|value| value.to_str().ok())
         }
@@ -402,6 +446,7 @@ impl Service {
                 .and_then(|ticket| ticket.start_key())
                 .map(Into::into),
             refuses_webhooks: identity.ticket().is_some(),
+            trace,
         }
     }
 
@@ -438,10 +483,15 @@ impl Service {
 
     /// Returns the bounds and timeouts of a socket.
     #[must_use]
-    pub fn websocket(&self, identity: &Identity, headers: &HeaderMap) -> WebSocketOptions {
+    pub fn websocket(
+        &self,
+        identity: &Identity,
+        headers: &HeaderMap,
+        trace: Option<RequestTrace>,
+    ) -> WebSocketOptions {
         let streams = &self.config.streams;
         WebSocketOptions {
-            caller: self.caller(identity, headers),
+            caller: self.caller(identity, headers, trace),
             credential: identity.socket_credential(),
             tickets: None,
             max_message: self.config.limits.websocket_frame(),
@@ -538,21 +588,14 @@ fn endpoint(
         connect_timeout: config.timeouts_of(upstream).connect,
         max_event: config.limits.event,
         accept_client_key: upstream.accept_client_key,
+        key_header: upstream.key_header.clone(),
+        headers: upstream.headers.clone(),
+        tls: shared.tls.clone(),
     };
     if let Some((_, endpoint)) = known.iter().find(|(known, _)| *known == key) {
         return Ok((key, endpoint.clone()));
     }
-    let options = OpenAiOptions {
-        name: key.name.clone(),
-        base_url: key.base_url.clone(),
-        api_key: upstream
-            .api_key
-            .as_ref()
-            .map(|key| SecretString::from(key.expose())),
-        connect_timeout: key.connect_timeout,
-        max_event: key.max_event,
-        accept_client_key: key.accept_client_key,
-    };
+    let options = shared.options(key.connect_timeout, key.max_event);
     let endpoint =
         OpenAi::new(options).map_err(|error| format!("upstream '{}': {error}", upstream.name))?;
     Ok((key, Arc::new(endpoint)))

@@ -65,9 +65,10 @@ impl Metered {
         let engine = shared_engine(&config, None, None, None);
         let (registry, account) = (engine.registry().clone(), engine.account().clone());
         let shared = Shared {
+            telemetry: tokenwire::telemetry::Telemetry::new(&config),
             engine,
             metrics: Metrics::new(&config, registry.clone()),
-            upstreams: Shared::upstreams(&config, None),
+            upstreams: Shared::upstreams(&config, None).unwrap(),
             retry_budget: Arc::new(RetryBudget::new(0)),
             webhooks: Webhooks::new(WebhookOptions::default()).unwrap(),
             store: None,

@@ -291,6 +291,7 @@ fn invalid_webhook_of_a_request_is_refused() {
             meter: None,
             freshness: tokenwire_core::engine::Freshness::Any,
             session: None,
+            trace: None,
         };
         webhooks
             .on_end(&request)

@@ -23,6 +23,7 @@ use tokenwire_core::model::error::{ApiError, ErrorCode};
 use tokenwire_core::model::gauge::Gauge;
 use tokenwire_core::model::id::{GenerationId, Seq};
 use tokenwire_core::model::include::Include;
+use tokenwire_core::model::log_scope::LogScope;
 use tokenwire_core::model::snapshot::Status;
 use tokenwire_core::request::{ResponsesRequest, StreamRequest};
 use tokio::sync::Notify;
@@ -268,7 +269,11 @@ impl SocketSession {
         let start = StartRequest::new(body, self.options.caller.clone(), "/v1/responses")
             .in_session(self.responses.clone());
         let engine = self.engine.clone();
-        let starting = async move { engine.start(start).await };
+        let scope = start
+            .trace
+            .as_ref()
+            .map(|trace| LogScope::of(&trace.context));
+        let starting = LogScope::run(scope, async move { engine.start(start).await });
         self.perform(starting, move |session, started| {
             session.started(lane, started)
         });

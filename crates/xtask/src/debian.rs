@@ -22,6 +22,10 @@ pub(crate) enum Probe {
     File(&'static str),
 }
 
+pub(crate) const BUILDAH: Package = Package {
+    name: "buildah",
+    found_by: Probe::Program("buildah"),
+};
 pub(crate) const CADDY: Package = Package {
     name: "caddy",
     found_by: Probe::Program("caddy"),
@@ -33,6 +37,10 @@ pub(crate) const CHROMIUM: Package = Package {
 pub(crate) const CURL: Package = Package {
     name: "curl",
     found_by: Probe::Program("curl"),
+};
+pub(crate) const DEBOOTSTRAP: Package = Package {
+    name: "debootstrap",
+    found_by: Probe::Program("debootstrap"),
 };
 /// Chromium comes without fonts; without one, screenshots show empty boxes.
 pub(crate) const FONTS: Package = Package {

@@ -4,7 +4,7 @@ use crate::debian;
 use crate::error::Error;
 use crate::need::Need;
 use crate::workspace::Workspace;
-use crate::{agents, deployment, examples, fuzz, micro, node, process, python};
+use crate::{agents, deployment, examples, fuzz, micro, node, process, python, telemetry};
 
 /// Installs everything of `needs` that is missing, Debian packages first and together.
 ///
@@ -32,6 +32,7 @@ pub(crate) fn ensure(
             Need::Debian(_) => {}
             Need::Agents => agents::packages(workspace, may_install)?,
             Need::ManifestValidator => deployment::validator(workspace, may_install).map(drop)?,
+            Need::TelemetryProtobufs => telemetry::protobufs(workspace, may_install).map(drop)?,
             Need::Fuzzer => fuzz::runner(workspace, may_install).map(drop)?,
             Need::MicroRunner => micro::runner(workspace, may_install).map(drop)?,
             Need::ModelGateways => python::model_gateways(workspace, may_install).map(drop)?,

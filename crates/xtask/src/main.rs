@@ -9,6 +9,7 @@
 
 mod agents;
 mod arguments;
+mod container;
 mod debian;
 mod deployment;
 mod error;
@@ -30,6 +31,7 @@ mod servers;
 mod stamp;
 mod step;
 mod steps;
+mod telemetry;
 mod terminal;
 mod workspace;
 

@@ -21,6 +21,8 @@ pub(crate) enum Need {
     MicroRunner,
     /// The model gateways that the benchmarks compare with.
     ModelGateways,
+    /// The official protobufs of OTLP.
+    TelemetryProtobufs,
     /// The pinned Python packages.
     PythonClients,
     /// Node and the pinned npm packages.
@@ -47,6 +49,7 @@ impl fmt::Display for Need {
                 "gungraun-runner, at the version of Cargo.lock (cargo install)"
             }
             Self::ModelGateways => "the packages of benches/peers/requirements.txt (pip)",
+            Self::TelemetryProtobufs => "the packages of tests/telemetry/requirements.txt (pip)",
             Self::PythonClients => {
                 "the packages of clients/python/requirements.txt and litellm.txt (pip)"
             }

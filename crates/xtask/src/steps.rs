@@ -1,14 +1,15 @@
 //! The table of steps of `cargo xtask test`. A new check is a new row here.
 
 use crate::debian::{
-    CADDY, CHROMIUM, CURL, FONTS, HAPROXY, NCHAN, NGINX, OPENSSL, PROMETHEUS, PYTHON, REDIS,
-    SYSTEMD, VALGRIND, VENV,
+    BUILDAH, CADDY, CHROMIUM, CURL, DEBOOTSTRAP, FONTS, HAPROXY, NCHAN, NGINX, OPENSSL, PROMETHEUS,
+    PYTHON, REDIS, SYSTEMD, VALGRIND, VENV,
 };
 use crate::error::Error;
 use crate::need::Need;
 use crate::step::{Step, Tier};
 use crate::{
-    agents, deployment, examples, fuzz, micro, monitoring, node, publish, python, restarts, rust,
+    agents, container, deployment, examples, fuzz, micro, monitoring, node, publish, python,
+    restarts, rust, telemetry,
 };
 
 /// Tiers of the steps that are cheap enough for each run.
@@ -166,6 +167,28 @@ pub(crate) const STEPS: &[Step] = &[
         run: deployment::test,
     },
     Step {
+        name: "container",
+        about: "the image of deploy/Dockerfile serves with a key, as an ordinary user, and keeps streams on its volume; needs root",
+        tiers: WIDER,
+        needs: &[
+            Need::Debian(BUILDAH),
+            Need::Debian(CURL),
+            Need::Debian(DEBOOTSTRAP),
+        ],
+        run: container::test,
+    },
+    Step {
+        name: "telemetry",
+        about: "the official protobufs of OTLP read the spans and metrics that the gateway sends",
+        tiers: WIDER,
+        needs: &[
+            Need::Debian(PYTHON),
+            Need::Debian(VENV),
+            Need::TelemetryProtobufs,
+        ],
+        run: telemetry::test,
+    },
+    Step {
         name: "monitoring",
         about: "Debian's Prometheus takes the alerts, and every query of the dashboard returns data",
         tiers: WIDER,
@@ -260,7 +283,7 @@ mod tests {
         let error = named("clipy").err().unwrap().to_string();
         assert_eq!(
             error,
-            "there is no step `clipy`; the steps are fmt, clippy, unit, test, doctest, deny, docs, features, package, micro, python, node, agents, client, browser, examples, deployment, monitoring, soak, restarts, simulation, fuzz"
+            "there is no step `clipy`; the steps are fmt, clippy, unit, test, doctest, deny, docs, features, package, micro, python, node, agents, client, browser, examples, deployment, container, telemetry, monitoring, soak, restarts, simulation, fuzz"
         );
     }
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::generation::TokenIntervals;
 use crate::model::snapshot::{Api, Meta, Status};
+use crate::model::trace::TraceContext;
 use crate::model::usage::TokenUsage;
 
 /// What is known at an end.
@@ -35,6 +36,8 @@ pub struct GenerationEnd<'a> {
     pub token_intervals: Option<&'a TokenIntervals>,
     /// Time from its start to its end.
     pub duration: Duration,
+    /// Its span, where it belongs to a trace.
+    pub trace: Option<&'a TraceContext>,
 }
 
 impl GenerationEnd<'_> {

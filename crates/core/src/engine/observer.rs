@@ -18,6 +18,7 @@ use crate::generation::Generation;
 use crate::model::error::ApiError;
 use crate::model::event::Ending;
 use crate::model::snapshot::{Api, Meta, Status};
+use crate::model::trace::TraceContext;
 use crate::upstream::Asked;
 
 /// Receives starts and ends. Called on the generation's worker; it must not block.
@@ -52,6 +53,8 @@ pub(super) struct Observers {
     pub(super) metered: Option<Arc<dyn Metered>>,
     /// Counts the attempts, for what is metered.
     pub(super) asked: Asked,
+    /// The span of the generation.
+    pub(super) trace: Option<Arc<TraceContext>>,
 }
 
 impl Observers {
@@ -126,6 +129,7 @@ impl Drop for Observation {
             first_token: self.generation.first_token(),
             token_intervals: token_intervals.as_deref(),
             duration: self.started.elapsed(),
+            trace: self.observers.trace.as_deref(),
         };
         if let Some(observer) = &self.observers.observer {
             observer.ended(&end);

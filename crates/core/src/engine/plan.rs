@@ -474,6 +474,7 @@ fn work(
         client_key: request.client_key.clone(),
         reasoning: None,
         asked: Asked::default(),
+        trace: request.trace.clone(),
     };
     Work {
         request: upstream,

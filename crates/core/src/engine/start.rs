@@ -24,6 +24,7 @@ use crate::model::error::{ApiError, ErrorCode};
 use crate::model::event::EventKind;
 use crate::model::id::{GenerationId, Owner};
 use crate::model::include::Include;
+use crate::model::log_scope::LogScope;
 use crate::model::snapshot::Api;
 use crate::request::StreamRequest;
 use crate::upstream::translate::RecordWriter;
@@ -190,6 +191,7 @@ impl Engine {
         let session = request.session.clone();
         let continues = continued(&request);
         let meter = request.meter.clone();
+        let trace = request.trace.clone();
         let mut plan = match self.plan(request, &mut inputs).await {
             Ok(plan) => plan,
             Err(error) => {
@@ -237,6 +239,9 @@ impl Engine {
         if let Some(session) = session.filter(|_| !header.meta.store) {
             session.note(&header.meta.id);
         }
+        let trace = trace.map(|trace| trace.of_generation(&header.meta.id));
+        LogScope::note_generation(&header.meta.id);
+        plan.work.request.trace.clone_from(&trace);
         let log = Arc::new(LogTail::new(self.log_limits, self.account.clone()));
         let holdings = Holdings::new(inputs, reserved);
         let generation = Generation::new(header, log, self.grace, holdings);
@@ -288,6 +293,7 @@ impl Engine {
             observer: self.observer.clone(),
             metered,
             asked,
+            trace: trace.as_ref().map(|trace| trace.context.clone()),
         };
         let observation = observers.is_any().then(|| {
             Observation::begin(
@@ -301,9 +307,10 @@ impl Engine {
         });
         // Keeps the flushers running until the last record is noted.
         let persistence = (self.persistence.clone(), self.replica.clone());
+        let scope = trace.map(|trace| LogScope::of(&trace.context));
         let work = Box::new(plan.work);
         // Boxed: it takes some KiB, and is moved several times on its way into a task.
-        self.tasks.spawn(Box::pin(async move {
+        self.tasks.spawn(Box::pin(LogScope::run(scope, async move {
             let finished = drive(&mut writer, &mut records, upstream, work).await;
             drop((writer, records));
             // Dropped here, or with the task if it ends early: that tells the registry and the others
@@ -314,7 +321,7 @@ impl Engine {
             if let Some(body) = finished {
                 drain(body).await;
             }
-        }));
+        })));
         drop(in_flight);
         Ok(Started {
             guard,

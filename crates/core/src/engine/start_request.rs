@@ -8,6 +8,7 @@ use secrecy::SecretString;
 use super::{Freshness, Meter, SessionResponses};
 use crate::model::id::Owner;
 use crate::request::StreamRequest;
+use crate::upstream::RequestTrace;
 
 /// The client behind a request, or behind all requests of one connection.
 #[derive(Clone, Debug, Default)]
@@ -24,6 +25,8 @@ pub struct Caller {
     pub only_key: Option<Arc<str>>,
     /// Whether a request for a webhook is refused.
     pub refuses_webhooks: bool,
+    /// The trace that its requests belong to, where there is one.
+    pub trace: Option<RequestTrace>,
 }
 
 /// A request to start a generation.
@@ -53,6 +56,8 @@ pub struct StartRequest {
     pub freshness: Freshness,
     /// The responses of the socket that it came on, if it came on one.
     pub session: Option<SessionResponses>,
+    /// The trace that it belongs to, where there is one.
+    pub trace: Option<RequestTrace>,
 }
 
 impl StartRequest {
@@ -77,6 +82,7 @@ impl StartRequest {
             meter: caller.meter,
             freshness: Freshness::Any,
             session: None,
+            trace: caller.trace,
         }
     }
 

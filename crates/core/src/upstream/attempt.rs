@@ -1,5 +1,6 @@
 //! One request to one endpoint.
 
+use super::attempt_trace::RequestTrace;
 use super::concurrency_limit::Permit;
 use super::endpoint_stats::Attempt;
 use super::failure::classify;
@@ -36,7 +37,7 @@ pub(super) async fn acquire(route: &Route) -> Result<(Permit, bool), OpenError> 
 pub(super) async fn start(
     route: &Route,
     permit: Permit,
-    request: UpstreamRequest,
+    mut request: UpstreamRequest,
 ) -> Result<AttemptStream, OpenError> {
     let endpoint = request.endpoint;
     let key = route.key_of(request.client_key.as_ref());
@@ -45,6 +46,7 @@ pub(super) async fn start(
         .begin(permit, request.first_token_timeout, request.streamed, key);
     let asked = request.asked.clone();
     asked.begin();
+    attempt.trace = RequestTrace::begin(&mut request, route.endpoint.name());
     match route.endpoint.open(request).await {
         Ok(UpstreamResponse { head, stream }) => Ok(AttemptStream {
             head,
@@ -55,6 +57,9 @@ pub(super) async fn start(
         Err(error) => {
             if !may_have_worked(&error) {
                 asked.undo();
+            }
+            if let Some(trace) = &mut attempt.trace {
+                trace.not_opened(&error);
             }
             attempt.fail(classify(&error).1);
             Err(error)

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::attempt_trace::AttemptTrace;
 use super::breaker::{Breaker, BreakerPolicy, BreakerState, Trial};
 use super::concurrency_limit::{ConcurrencyLimit, ConcurrencyPolicy, Permit};
 use super::failure::FailureKind;
@@ -114,6 +115,8 @@ pub(super) struct Attempt {
     key: KeyId,
     /// Set if it tests whether the endpoint is back.
     trial: Option<Trial>,
+    /// Its span, where it is recorded.
+    pub(super) trace: Option<Box<AttemptTrace>>,
     _permit: Permit,
 }
 
@@ -193,6 +196,7 @@ impl EndpointStats {
             recorded: false,
             key,
             trial,
+            trace: None,
             _permit: permit,
         }
     }
@@ -221,6 +225,9 @@ impl Attempt {
     /// Records the first token.
     pub(super) fn first_token(&mut self) {
         if !std::mem::replace(&mut self.recorded, true) {
+            if let Some(trace) = &mut self.trace {
+                trace.first_token();
+            }
             self.answered();
             if self.timed {
                 self.stats.latency.end(Some(self.started.elapsed()));

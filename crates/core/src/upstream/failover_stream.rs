@@ -68,9 +68,17 @@ impl TokenStream for FailoverStream {
             match &mut self.state {
                 State::Live {
                     stream,
+                    attempt,
                     continues: false,
-                    ..
-                } => return stream.poll_events(cx, sink),
+                } => {
+                    let step = stream.poll_events(cx, sink);
+                    if let (Poll::Ready(StreamStep::Ended(_)), Some(trace)) =
+                        (&step, &mut attempt.trace)
+                    {
+                        trace.answered();
+                    }
+                    return step;
+                }
                 State::Live {
                     stream,
                     attempt,
@@ -136,6 +144,9 @@ impl TokenStream for FailoverStream {
 
     fn failed(&mut self, failure: &Failure) {
         if let State::Live { attempt, .. } = &mut self.state {
+            if let Some(trace) = &mut attempt.trace {
+                trace.failed(&failure.code);
+            }
             attempt.fail(FailureKind::of_stream(failure.retryable));
         }
     }

@@ -12,6 +12,7 @@
 
 mod asked;
 mod attempt;
+mod attempt_trace;
 mod balance;
 #[cfg(feature = "openai")]
 mod body;
@@ -43,11 +44,14 @@ mod route;
 mod routed;
 mod router;
 mod scope;
+#[cfg(feature = "openai")]
+mod tls;
 pub mod translate;
 #[cfg(feature = "openai")]
 mod transport_error;
 
 pub use asked::Asked;
+pub use attempt_trace::{AttemptObserver, AttemptOutcome, EndedAttempt, RequestTrace};
 pub use breaker::{Breaker, BreakerPolicy, BreakerState};
 pub use concurrency_limit::{ConcurrencyLimit, ConcurrencyPolicy};
 pub use continuation::Continuation;
@@ -65,6 +69,8 @@ pub use router::{Router, RouterOptions};
 pub use scope::Scope;
 /// A client's own key, as requests carry it.
 pub use secrecy::SecretString;
+#[cfg(feature = "openai")]
+pub use tls::UpstreamTls;
 
 use std::fmt;
 use std::sync::Arc;
@@ -109,6 +115,8 @@ pub struct UpstreamRequest {
     pub reasoning: Option<Box<CarriedReasoning>>,
     /// Counts the attempts that an upstream may have worked on.
     pub asked: Asked,
+    /// The trace that it belongs to, where there is one.
+    pub trace: Option<RequestTrace>,
 }
 
 impl fmt::Debug for UpstreamRequest {

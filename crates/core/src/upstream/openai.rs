@@ -23,6 +23,7 @@ use super::body::{BodySource, UpstreamBody};
 use super::endpoint::Endpoint;
 use super::http1;
 use super::response_meta::ResponseMeta;
+use super::tls::UpstreamTls;
 use super::transport_error::{self, truncated};
 use super::{OpenError, Refusal, Timeouts, UpstreamHead, UpstreamRequest, UpstreamResponse};
 use crate::model::error::{ApiError, ErrorCode};
@@ -55,6 +56,12 @@ pub struct OpenAiOptions {
     pub max_event: usize,
     /// Whether a client's own key replaces `api_key` where a request has one.
     pub accept_client_key: bool,
+    /// The header that carries the key, in lower case. Only `authorization` has `Bearer` before it.
+    pub key_header: String,
+    /// Headers of every request, which replace those of clients.
+    pub headers: Vec<(String, SecretString)>,
+    /// Authorities and a certificate of its own.
+    pub tls: UpstreamTls,
 }
 
 impl Default for OpenAiOptions {
@@ -67,6 +74,9 @@ impl Default for OpenAiOptions {
             connect_timeout: Timeouts::default().connect,
             max_event: 16 << 20,
             accept_client_key: false,
+            key_header: AUTHORIZATION.as_str().to_owned(),
+            headers: Vec::new(),
+            tls: UpstreamTls::default(),
         }
     }
 }
@@ -106,6 +116,9 @@ struct Inner {
     streaming: HeaderMap,
     /// Path of the base URL.
     base_path: String,
+    key_header: HeaderName,
+    /// Names of the configured headers.
+    fixed: Vec<HeaderName>,
 }
 
 impl fmt::Debug for OpenAi {
@@ -131,17 +144,31 @@ impl OpenAi {
         let config = OpenAIConfig::new()
             .with_api_base(options.base_url.trim_end_matches('/'))
             .with_api_key(key.clone().unwrap_or_default());
+        let key_header = HeaderName::try_from(&options.key_header)
+            .map_err(|_| format!("'{}' is not the name of a header", options.key_header))?;
         let mut headers = HeaderMap::new();
         if let Some(key) = &key {
-            let mut value = HeaderValue::from_str(&format!("Bearer {key}"))
-                .map_err(|_| "the API key holds characters that a header cannot".to_owned())?;
+            let value = key_value(&key_header, key)
+                .ok_or_else(|| "the API key holds characters that a header cannot".to_owned())?;
+            if key_header == AUTHORIZATION {
+                headers = config.headers();
+            }
+            headers.insert(key_header.clone(), value);
+        }
+        let mut fixed = Vec::new();
+        for (name, value) in &options.headers {
+            let invalid = || format!("the header '{name}' cannot be sent");
+            let header = HeaderName::try_from(name).map_err(|_| invalid())?;
+            let mut value = HeaderValue::from_str(value.expose_secret()).map_err(|_| invalid())?;
             value.set_sensitive(true);
-            headers = config.headers();
-            headers.insert(AUTHORIZATION, value);
+            headers.insert(header.clone(), value);
+            fixed.push(header);
         }
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-        let client = reqwest::Client::builder()
+        let client = options
+            .tls
+            .apply(reqwest::Client::builder())?
             .connect_timeout(options.connect_timeout)
             .pool_idle_timeout(http1::MAX_IDLE)
             .tcp_nodelay(true)
@@ -175,6 +202,8 @@ impl OpenAi {
             headers,
             streaming,
             base_path,
+            key_header,
+            fixed,
         })))
     }
 }
@@ -283,6 +312,8 @@ impl Inner {
         for (name, value) in &request.headers {
             if let (Ok(name), Ok(value)) =
                 (HeaderName::try_from(name), HeaderValue::try_from(value))
+                && !self.fixed.contains(&name)
+                && name != self.key_header
             {
                 headers.to_mut().insert(name, value);
             }
@@ -292,10 +323,9 @@ impl Inner {
             .as_ref()
             .filter(|_| self.options.accept_client_key);
         if let Some(key) = client_key
-            && let Ok(mut value) = HeaderValue::from_str(&format!("Bearer {}", key.expose_secret()))
+            && let Some(value) = key_value(&self.key_header, key.expose_secret())
         {
-            value.set_sensitive(true);
-            headers.to_mut().insert(AUTHORIZATION, value);
+            headers.to_mut().insert(self.key_header.clone(), value);
         }
         let has_client_key = client_key.is_some();
         (headers, has_client_key)
@@ -404,6 +434,17 @@ impl Inner {
             should_retry,
         })
     }
+}
+
+/// Returns the value of the header that carries a key, if it can be sent.
+fn key_value(name: &HeaderName, key: &str) -> Option<HeaderValue> {
+    let mut value = match *name {
+        AUTHORIZATION => HeaderValue::from_str(&format!("Bearer {key}")),
+        _ => HeaderValue::from_str(key),
+    }
+    .ok()?;
+    value.set_sensitive(true);
+    Some(value)
 }
 
 /// Reads a body of at most `limit` bytes. Fails if it is larger or breaks off.

@@ -5,6 +5,7 @@ use futures::FutureExt as _;
 use futures::future::{BoxFuture, ready};
 use secrecy::SecretString;
 
+use super::attempt_trace::RequestTrace;
 use super::failover::Failover;
 use super::failover_stream;
 use super::router::Router;
@@ -42,11 +43,25 @@ impl Upstream for Router {
 
     fn relay(
         &self,
-        request: UpstreamRequest,
+        mut request: UpstreamRequest,
         path: &'static str,
     ) -> BoxFuture<'static, Result<Bytes, OpenError>> {
         match self.routes().get(request.endpoint) {
-            Some(route) => route.endpoint.relay(request, path),
+            Some(route) => {
+                let mut trace = RequestTrace::begin(&mut request, route.endpoint.name());
+                let answer = route.endpoint.relay(request, path);
+                async move {
+                    let answer = answer.await;
+                    if let Some(trace) = &mut trace {
+                        match &answer {
+                            Ok(_) => trace.answered(),
+                            Err(error) => trace.not_opened(error),
+                        }
+                    }
+                    answer
+                }
+                .boxed()
+            }
             None => ready(Err(OpenError::Failed(not_served()))).boxed(),
         }
     }

@@ -95,6 +95,7 @@ settings! {
     Restart "webhooks" webhooks;
     Reload "log.filter" log.filter;
     Restart "log.format" log.format;
+    Restart "telemetry" telemetry;
 }
 
 // === impl Applies ===

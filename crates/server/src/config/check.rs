@@ -16,7 +16,9 @@ use super::cluster::{Cluster, is_every_address};
 use super::finding::Finding;
 use super::limits_check::check_limits;
 use super::models::Models;
-use super::schema::{Config, Hedging, KeyEntry, Replicate, Store, StoreKind, Upstream, Webhooks};
+use super::schema::{
+    Config, Hedging, KeyEntry, Replicate, Store, StoreKind, Upstream, UpstreamTls, Webhooks,
+};
 use super::secret::{REDACTED, Secret};
 use super::units::{duration, size};
 
@@ -39,6 +41,7 @@ pub(crate) fn check(config: &Config) -> Vec<Finding> {
     findings.store(&config.store);
     findings.auth(config);
     findings.cluster(config);
+    findings.telemetry(config);
     findings.0.extend(check_limits(config));
     if config
         .default_model
@@ -535,6 +538,8 @@ impl Findings {
                     remedy,
                 );
             }
+            self.key_and_headers(index, upstream);
+            self.upstream_tls(index, upstream);
             let path = &upstream.health_check.path;
             if !path.starts_with('/') || !path.bytes().all(|byte| byte.is_ascii_graphic()) {
                 self.add(
@@ -551,6 +556,106 @@ impl Findings {
                     "at least 1",
                     "Remove the upstream to send it nothing.",
                 );
+            }
+        }
+    }
+
+    fn key_and_headers(&mut self, index: usize, upstream: &Upstream) {
+        let key = |leaf: &str| format!("upstreams.{index}.{leaf}");
+        let name = &upstream.key_header;
+        let is_name = actix_web::http::header::HeaderName::try_from(name.as_str()).is_ok();
+        if !is_name || OWN_HEADERS.contains(&name.to_ascii_lowercase().as_str()) {
+            self.add(
+                &key("key_header"),
+                &format!("is {name:?}"),
+                "the name of a header that carries a key: authorization, api-key, x-api-key",
+                "",
+            );
+        }
+        let lower = name.to_ascii_lowercase();
+        let reserved = [OWN_HEADERS, &[lower.as_str(), "authorization"]].concat();
+        self.headers(&key("headers"), &upstream.headers, &reserved);
+    }
+
+    fn upstream_tls(&mut self, index: usize, upstream: &Upstream) {
+        let key = |leaf: &str| format!("upstreams.{index}.tls.{leaf}");
+        let tls = &upstream.tls;
+        for (leaf, path, other, is_set) in [
+            ("cert", &tls.key, &tls.cert, "`tls.key` is set"),
+            ("key", &tls.cert, &tls.key, "`tls.cert` is set"),
+        ] {
+            if path.is_some() && other.is_none() {
+                let expected = "the path of a PEM file";
+                let remedy = "A certificate and its key belong together.";
+                self.add(
+                    &key(leaf),
+                    &format!("is missing: {is_set}"),
+                    expected,
+                    remedy,
+                );
+            }
+        }
+        let is_set = *tls != UpstreamTls::default();
+        if is_set && upstream.base_url.to_ascii_lowercase().starts_with("http:") {
+            self.add(
+                &format!("upstreams.{index}.tls"),
+                "is set beside a base_url with http",
+                "a base_url with https",
+                "Correct the base_url, or remove `tls`.",
+            );
+        }
+    }
+
+    fn telemetry(&mut self, config: &Config) {
+        let otlp = &config.telemetry.otlp;
+        if let Some(endpoint) = &otlp.endpoint
+            && let Err((found, remedy)) = check_base_url(endpoint)
+        {
+            self.add(
+                "telemetry.otlp.endpoint",
+                &found,
+                "the http or https URL before /v1/traces, such as http://127.0.0.1:4318",
+                remedy,
+            );
+        }
+        if otlp.endpoint.is_none() && (otlp.traces.0 > 0.0 || otlp.metrics) {
+            self.add(
+                "telemetry.otlp.endpoint",
+                "is not set",
+                "the URL of a collector, such as http://127.0.0.1:4318",
+                "`telemetry.otlp.traces` and `telemetry.otlp.metrics` need it.",
+            );
+        }
+        self.headers("telemetry.otlp.headers", &otlp.headers, &["content-type"]);
+        for (key, time) in [("interval", otlp.interval), ("timeout", otlp.timeout)] {
+            if time < Duration::from_millis(100) {
+                self.add(
+                    &format!("telemetry.otlp.{key}"),
+                    &format!("is {}", duration::format(time)),
+                    "at least 100ms",
+                    "",
+                );
+            }
+        }
+        if otlp.service.trim().is_empty() {
+            self.add("telemetry.otlp.service", "is empty", "a name", "");
+        }
+    }
+
+    /// Checks configured headers. `reserved` are those that the gateway sets itself.
+    fn headers(&mut self, key: &str, headers: &BTreeMap<String, Secret>, reserved: &[&str]) {
+        for (name, value) in headers {
+            let path = format!("{key}.{name}");
+            let lower = name.to_ascii_lowercase();
+            let always = ["connection", "content-length", "host", "transfer-encoding"];
+            if actix_web::http::header::HeaderName::try_from(name.as_str()).is_err() {
+                let found = format!("is {name:?}");
+                self.add(&path, &found, "the name of a header, such as x-team", "");
+            } else if always.contains(&lower.as_str()) || reserved.contains(&lower.as_str()) {
+                let expected = "a header that the gateway does not set itself";
+                self.add(&path, &format!("is {name:?}"), expected, "Remove it.");
+            } else if let Some((found, remedy)) = check_header_value(value) {
+                self.add(&path, found, "a value of visible ASCII characters", remedy);
             }
         }
     }
@@ -763,6 +868,32 @@ fn is_plain_name(name: &str) -> bool {
         && name
             .chars()
             .all(|c| c.is_ascii_alphanumeric() || "_.-".contains(c))
+}
+
+/// Headers of requests to an upstream that the gateway sets itself.
+const OWN_HEADERS: &[&str] = &[
+    "accept",
+    "accept-encoding",
+    "connection",
+    "content-length",
+    "content-type",
+    "host",
+    "traceparent",
+    "tracestate",
+    "transfer-encoding",
+    "user-agent",
+];
+
+/// Checks the value of a header. Other than a key it may hold spaces, and be empty.
+fn check_header_value(value: &Secret) -> Option<(&'static str, &'static str)> {
+    match value.expose() {
+        "" => None,
+        text if text.trim() != text => Some(("begins or ends with a space", "Remove it.")),
+        text => {
+            let words: String = text.split(' ').collect();
+            check_key(&words.into())
+        }
+    }
 }
 
 fn check_key(key: &Secret) -> Option<(&'static str, &'static str)> {

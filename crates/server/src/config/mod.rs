@@ -32,6 +32,7 @@ mod problem;
 mod role;
 pub mod schema;
 pub mod secret;
+pub mod telemetry;
 pub mod timeouts;
 pub mod units;
 mod upstream;

@@ -15,10 +15,11 @@ pub use super::chat::{
 pub use super::client_limits::{ClientLimits, Overrun, Price, Prices, StoreAway};
 pub use super::cluster::Cluster;
 use super::secret::Secret;
+pub use super::telemetry::{OptIn, Otlp, OtlpProtocol, Ratio, Telemetry};
 pub use super::timeouts::{TimeoutOverrides, Timeouts};
 use super::units::{duration, size, word};
 pub use super::upstream::{
-    Api, Breaker, Continuation, HealthCheck, Hedging, Retry, Upstream, UpstreamLimits,
+    Api, Breaker, Continuation, HealthCheck, Hedging, Retry, Upstream, UpstreamLimits, UpstreamTls,
 };
 
 /// Model name of the embedded simulator.
@@ -63,6 +64,8 @@ pub struct Config {
     pub webhooks: Webhooks,
     /// Logging.
     pub log: Log,
+    /// Traces and metrics for collectors.
+    pub telemetry: Telemetry,
 }
 
 /// Names of request headers, in lower case.

@@ -1,5 +1,6 @@
 //! Configuration of the model servers, and of retries, hedging and circuit breakers.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
@@ -25,8 +26,14 @@ pub struct Upstream {
     pub base_url: String,
     /// Bearer token. Without one no `Authorization` header is sent.
     pub api_key: Option<Secret>,
+    /// Header that carries the key. Only in `authorization` it follows `Bearer`.
+    pub key_header: String,
     /// Whether a client's own `Authorization` replaces `api_key`.
     pub accept_client_key: bool,
+    /// Headers of every request, which replace those of clients.
+    pub headers: BTreeMap<String, Secret>,
+    /// Authorities and a certificate of its own.
+    pub tls: UpstreamTls,
     /// Models of the upstream. Empty means every model.
     pub models: Models,
     /// Relative share of the requests for a model that several upstreams serve. Among equal weights
@@ -46,6 +53,18 @@ pub struct Upstream {
     pub chat: Chat,
     /// Overrides of the general timeouts.
     pub timeouts: TimeoutOverrides,
+}
+
+/// Files in PEM that TLS to one upstream is set up with.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct UpstreamTls {
+    /// Certificates of the authorities that sign the upstream's. They replace those of the system.
+    pub ca: Option<String>,
+    /// Certificate that the gateway shows, followed by those that lead to its authority.
+    pub cert: Option<String>,
+    /// Key of `cert`.
+    pub key: Option<String>,
 }
 
 /// How a request marks the last assistant message as the beginning of the answer.
@@ -170,7 +189,10 @@ impl Default for Upstream {
             api: Api::default(),
             base_url: String::new(),
             api_key: None,
+            key_header: "authorization".to_owned(),
             accept_client_key: false,
+            headers: BTreeMap::new(),
+            tls: UpstreamTls::default(),
             models: Models::default(),
             weight: 1,
             region: None,

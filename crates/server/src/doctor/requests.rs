@@ -4,6 +4,7 @@ use std::error::Error as _;
 use std::time::Duration;
 
 use reqwest::{Client, RequestBuilder};
+use tokenwire_core::upstream::UpstreamTls;
 
 /// The time in which an answer must be complete.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(10);
@@ -12,8 +13,13 @@ const MAX_BODY: usize = 4 << 20;
 
 /// A client that follows no redirect: a key must not go to another host.
 pub(super) fn client() -> Result<Client, String> {
+    client_with(&UpstreamTls::default())
+}
+
+/// The same with what TLS to an upstream is set up with.
+pub(super) fn client_with(tls: &UpstreamTls) -> Result<Client, String> {
     let _ = rustls::crypto::ring::default_provider().install_default();
-    Client::builder()
+    tls.apply(Client::builder())?
         .connect_timeout(TIMEOUT)
         .tcp_nodelay(true)
         .redirect(reqwest::redirect::Policy::none())

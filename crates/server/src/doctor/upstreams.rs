@@ -6,9 +6,10 @@ use serde_json::Value;
 use url::Url;
 
 use super::report::Report;
-use super::requests::{client, get_text};
+use super::requests::{client_with, get_text};
 use crate::config::Config;
 use crate::config::schema::Upstream;
+use crate::upstream_tls;
 
 pub(super) async fn check(config: &Config, report: &mut Report) {
     if config.uses_simulator() {
@@ -43,7 +44,13 @@ async fn check_one(index: usize, upstream: &Upstream, report: &mut Report) {
             format!("Correct {key}.base_url, or the DNS of this machine."),
         );
     }
-    let client = match client() {
+    let tls = match upstream_tls::read(&upstream.tls) {
+        Ok(tls) => tls,
+        Err(error) => {
+            return report.fail(subject, error.to_string(), format!("Correct {key}.tls."));
+        }
+    };
+    let client = match client_with(&tls) {
         Ok(client) => client,
         Err(error) => {
             return report.fail(subject, error, "Check the certificates of this machine.");
@@ -51,7 +58,13 @@ async fn check_one(index: usize, upstream: &Upstream, report: &mut Report) {
     };
     let mut request = client.get(format!("{base}/models"));
     if let Some(secret) = &upstream.api_key {
-        request = request.bearer_auth(secret.expose());
+        request = match upstream.key_header.eq_ignore_ascii_case("authorization") {
+            true => request.bearer_auth(secret.expose()),
+            false => request.header(&upstream.key_header, secret.expose()),
+        };
+    }
+    for (name, value) in &upstream.headers {
+        request = request.header(name, value.expose());
     }
     let (status, body) = match get_text(request).await {
         Ok(answer) => answer,
@@ -136,12 +149,19 @@ fn offered(subject: &str, key: &str, upstream: &Upstream, body: &str, report: &m
 fn remedy_of(why: &str, url: &Url, key: &str) -> String {
     let has = |part: &str| why.to_ascii_lowercase().contains(part);
     if has("certificate") {
-        if has("expired") || has("notvalidyet") {
+        if has("alert") {
+            // It is the server that refuses a certificate, or misses one.
+            format!(
+                "The server wants a certificate of the gateway: set {key}.tls.cert and {key}.tls.key to one that its authority has signed, and that has not expired."
+            )
+        } else if has("expired") || has("notvalidyet") {
             "Renew the certificate of the server, or set the clock of this machine.".to_owned()
         } else if has("name") {
             format!("Use in {key}.base_url the name that the server's certificate is for.")
         } else {
-            "Its certificate is not signed by an authority that this machine trusts. Install the authority's certificate (ca-certificates, update-ca-certificates), or SSL_CERT_FILE=<PEM file>.".to_owned()
+            format!(
+                "Its certificate is not signed by an authority that this machine trusts. Name the authority's certificate in {key}.tls.ca, or install it (ca-certificates, update-ca-certificates)."
+            )
         }
     } else if url.scheme() == "https"
         && (has("corrupt") || has("record") || has("tls") || has("handshake"))

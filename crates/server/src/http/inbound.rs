@@ -2,10 +2,10 @@
 
 use std::borrow::Cow;
 
-use actix_web::HttpRequest;
 use actix_web::http::Method;
 use actix_web::http::header::{self, AsHeaderName, HeaderMap, HeaderName};
 use actix_web::web::Payload;
+use actix_web::{HttpMessage as _, HttpRequest};
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt as _;
 use tokenwire_core::engine::{Cursor, Freshness, StartRequest};
@@ -14,6 +14,7 @@ use tokenwire_core::model::error::{ApiError, ErrorCode};
 use tokenwire_core::model::id::GenerationId;
 use tokenwire_core::model::include::Include;
 use tokenwire_core::request::{StreamRequest, check_idempotency_key};
+use tokenwire_core::upstream::RequestTrace;
 use tokenwire_sse::last_event_id;
 
 use super::timing::for_client;
@@ -230,7 +231,9 @@ pub(crate) fn start_request(
 ) -> Result<StartRequest, ApiError> {
     let by_event_source = request.method() == Method::GET;
     let identity = service.identity(request)?;
-    let start = StartRequest::new(body, service.caller(&identity, request.headers()), route);
+    let trace = request.extensions().get::<RequestTrace>().cloned();
+    let caller = service.caller(&identity, request.headers(), trace);
+    let start = StartRequest::new(body, caller, route);
     if let (Some(key), Some(in_body), false) = (&key, &start.idempotency_key, start.has_only_key)
         && key != in_body
     {

@@ -3,6 +3,7 @@
 
 use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
@@ -14,6 +15,7 @@ use actix_web::{Error, HttpMessage as _, HttpResponse, web};
 use futures::FutureExt as _;
 use tokenwire_core::model::error::{ApiError, ErrorCode};
 use tokenwire_core::model::id::random_id;
+use tokenwire_core::model::log_scope::LogScope;
 
 use super::access::identify;
 use super::body_deadline::limit_body;
@@ -44,7 +46,7 @@ pub async fn request_middleware(
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<BoxBody>, Error> {
     let timing = Timing::start();
-    let id = random_id("req_");
+    let id: Arc<str> = random_id("req_").into();
     let version = request.version();
     let worker = request.app_data::<Rc<WorkerService>>().cloned();
     let service = match worker {
@@ -57,6 +59,13 @@ pub async fn request_middleware(
             .await
             .map(ServiceResponse::map_into_boxed_body);
     };
+    let trace = service.tracer.begin(request.headers(), id.clone());
+    let scope = LogScope::of(&trace.context);
+    let mut span = match is_probe(&request) {
+        true => None,
+        false => service.tracer.request(&trace, request.method()),
+    };
+    request.extensions_mut().insert(trace);
     let preflight = request.method() == Method::OPTIONS
         && request
             .headers()
@@ -146,13 +155,24 @@ pub async fn request_middleware(
         }
         // Routing requires that no other reference to the request exists.
         None => match timing
-            .measure(AssertUnwindSafe(next.call(request)).catch_unwind())
+            .measure(LogScope::run(Some(scope.clone()), async {
+                let answer = AssertUnwindSafe(next.call(request)).catch_unwind().await;
+                if let Ok(Ok(response)) = &answer {
+                    let status = response.status().as_u16();
+                    tracing::debug!(status, "answered");
+                }
+                answer
+            }))
             .await
         {
             Ok(Ok(response)) => response.map_into_boxed_body(),
             Ok(Err(error)) => {
+                let response = error.error_response();
+                if let Some(span) = &mut span {
+                    span.answered(response.status().as_u16(), None);
+                }
                 return Err(complete(
-                    error.error_response(),
+                    response,
                     version,
                     &origin,
                     has_cookies,
@@ -162,7 +182,10 @@ pub async fn request_middleware(
             }
             Err(_) => {
                 // The panic hook has reported the panic.
-                tracing::error!(request_id = %id, "a request handler panicked");
+                tracing::error!(request_id = %id, trace_id = %scope.trace, "a request handler panicked");
+                if let Some(span) = &mut span {
+                    span.answered(500, None);
+                }
                 let error = ApiError::new(
                     ErrorCode::InternalError,
                     "The gateway failed while it handled this request.",
@@ -204,6 +227,16 @@ pub async fn request_middleware(
     );
     let response = match counted {
         Some(counted) => response.map_body(|_, body| GuardedBody::attach(body, counted)),
+        None => response,
+    };
+    let response = match span {
+        Some(mut span) => {
+            let request = response.request();
+            let route = request.match_pattern();
+            let route = route.map(|route| (route, request.path()));
+            span.answered(response.status().as_u16(), route);
+            response.map_body(|_, body| GuardedBody::attach(body, span))
+        }
         None => response,
     };
     // A socket closes with a code of its own.
@@ -270,7 +303,7 @@ fn finish<B>(
     origin: &PageOrigin,
     has_cookies: bool,
     limited: Option<&ClientMeter>,
-    id: String,
+    id: Arc<str>,
 ) {
     if version < Version::HTTP_11 {
         response.head_mut().no_chunking(true);
@@ -283,7 +316,7 @@ fn finish<B>(
         client.write_headers(headers);
     }
     origin.expose(headers, has_cookies);
-    if let Ok(value) = HeaderValue::try_from(id) {
+    if let Ok(value) = HeaderValue::try_from(&*id) {
         headers.insert(X_REQUEST_ID, value);
     }
 }
@@ -295,7 +328,7 @@ fn complete(
     origin: &PageOrigin,
     has_cookies: bool,
     limited: Option<&ClientMeter>,
-    id: String,
+    id: Arc<str>,
 ) -> Error {
     finish(&mut response, version, origin, has_cookies, limited, id);
     InternalError::from_response("answered", response).into()

@@ -6,6 +6,7 @@ use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder};
 use tokenwire_core::engine::{Cursor, Reused};
 use tokenwire_core::generation::ReaderGuard;
 use tokenwire_core::model::id::GenerationId;
+use tokenwire_core::model::log_scope::LogScope;
 use tokenwire_core::upstream::{OpenError, Refusal, UpstreamHead};
 use tokenwire_sse::{DEFAULT_RETRY_AFTER, SseReader, X_SHOULD_RETRY};
 pub(crate) use tokenwire_sse::{HttpError, error_response};
@@ -77,6 +78,7 @@ pub(crate) fn located(id: &GenerationId, mut response: HttpResponse) -> HttpResp
 
 /// Returns a 200 that belongs to a generation: with its `Location` and its upstream's headers.
 pub(crate) fn of_generation(id: &GenerationId, head: Option<&UpstreamHead>) -> HttpResponseBuilder {
+    LogScope::note_generation(id);
     let mut response = HttpResponse::Ok();
     response.insert_header((header::LOCATION, location(id)));
     for (name, value) in head.map_or(&[][..], |head| &head.headers) {

@@ -11,6 +11,7 @@ use futures::future::LocalBoxFuture;
 use tokenwire_connection::websocket_payload;
 use tokenwire_core::model::error::{ApiError, ErrorCode};
 use tokenwire_core::model::id::Owner;
+use tokenwire_core::upstream::RequestTrace;
 use tokenwire_ws::{Renewal, TicketCheck, WebSocketOptions};
 
 use super::middleware::RefusedTicket;
@@ -25,6 +26,7 @@ struct SocketTickets {
     origin: Option<HeaderValue>,
     /// The headers of its request, some of which go to upstreams.
     headers: HeaderMap,
+    trace: Option<RequestTrace>,
 }
 
 impl fmt::Debug for SocketTickets {
@@ -41,7 +43,7 @@ impl TicketCheck for SocketTickets {
         owner: Owner,
     ) -> LocalBoxFuture<'static, Result<Renewal, ApiError>> {
         let (service, origin) = (self.service.clone(), self.origin.clone());
-        let headers = self.headers.clone();
+        let (headers, trace) = (self.headers.clone(), self.trace.clone());
         async move {
             let auth = service.auth.as_deref();
             let identity = service.tickets.identify(&ticket, auth)?;
@@ -61,7 +63,7 @@ impl TicketCheck for SocketTickets {
                 service.tickets.admit(ticket).await?;
             }
             Ok(Renewal {
-                caller: service.caller(&identity, &headers),
+                caller: service.caller(&identity, &headers, trace),
                 engine: service.engine_of(&identity).into_owned(),
                 credential: identity.socket_credential(),
             })
@@ -99,6 +101,7 @@ fn upgrade(
         return Ok(tokenwire_ws::refuse(request, payload, &error.message)?);
     }
     let identity = service.identity(request)?;
+    let trace = request.extensions().get::<RequestTrace>().cloned();
     let options = WebSocketOptions {
         leaves,
         tickets: service.auth.is_some().then(|| {
@@ -106,9 +109,10 @@ fn upgrade(
                 service: service.clone(),
                 origin: request.headers().get(header::ORIGIN).cloned(),
                 headers: request.headers().clone(),
+                trace: trace.clone(),
             }) as Rc<dyn TicketCheck>
         }),
-        ..service.websocket(&identity, request.headers())
+        ..service.websocket(&identity, request.headers(), trace)
     };
     Ok(tokenwire_ws::upgrade(
         request,

@@ -12,6 +12,7 @@
 
 mod clients;
 mod cluster;
+mod exports;
 mod exposition;
 mod gauges;
 mod generations;
@@ -26,6 +27,7 @@ mod webhooks;
 
 pub(crate) use clients::Clients;
 pub(crate) use cluster::Nodes;
+pub(crate) use exports::Exports;
 pub use exposition::Format;
 pub use gauges::Gauges;
 pub(crate) use reloads::ConfigReloads;

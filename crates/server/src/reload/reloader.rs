@@ -1,6 +1,7 @@
 //! Applies a configuration that was read again.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use tokio::sync::{Mutex, watch};
@@ -8,10 +9,11 @@ use tokio::sync::{Mutex, watch};
 use super::difference::Difference;
 use super::source::ConfigSource;
 use crate::auth::needs_key;
-use crate::config::{Config, ConfigError};
+use crate::config::ConfigError;
 use crate::metrics::Reloads;
 use crate::service::{Service, Shared, SharedUpstream};
 use crate::telemetry;
+use crate::upstream_tls;
 
 /// Reads the configuration again and applies it. One per gateway.
 #[derive(Debug)]
@@ -56,6 +58,9 @@ pub enum ReloadError {
     NotRead,
 }
 
+/// Keys whose changes make the upstreams anew.
+const UPSTREAM_KEYS: [&str; 2] = ["breaker", "upstreams"];
+
 // === impl Reloader ===
 
 impl Reloader {
@@ -87,6 +92,11 @@ impl Reloader {
     /// Returns the state that workers share now.
     pub(crate) fn shared(&self) -> Shared {
         self.shared.borrow().clone()
+    }
+
+    /// Returns the files that TLS to the upstreams is set up with.
+    pub(crate) fn tls_files(&self) -> Vec<PathBuf> {
+        upstream_tls::files(&self.shared.borrow().config.upstreams)
     }
 
     /// Returns what workers build their state from, now and after each reload.
@@ -137,10 +147,24 @@ impl Reloader {
             changed,
             needs_restart,
         } = Difference::between(&running.config, wanted);
-        let outcome = Outcome {
+        let mut outcome = Outcome {
             changed,
             needs_restart,
         };
+        let (base, wanted) = (running.clone(), config.clone());
+        // Reads files of upstreams, which may have changed under the same names.
+        let later = tokio::task::spawn_blocking(move || base.with_config(wanted)).await;
+        let later = later.map_err(|_| ReloadError::NotRead)?;
+        let later = later.map_err(ReloadError::Upstream)?;
+        let has_files = !Arc::ptr_eq(&later.upstreams, &running.upstreams);
+        if has_files
+            && !outcome
+                .changed
+                .iter()
+                .any(|key| UPSTREAM_KEYS.contains(key))
+        {
+            outcome.changed.push("upstreams");
+        }
         if outcome.changed.is_empty() {
             return Ok(outcome);
         }
@@ -149,12 +173,11 @@ impl Reloader {
         if running.auth.is_none() && needs_key(&config, self.address) {
             return Err(ReloadError::Open);
         }
-        self.put_in_force(&running, config).await?;
+        self.put_in_force(&running, later).await?;
         Ok(outcome)
     }
 
-    async fn put_in_force(&self, running: &Shared, config: Config) -> Result<(), ReloadError> {
-        let later = running.with_config(config);
+    async fn put_in_force(&self, running: &Shared, later: Shared) -> Result<(), ReloadError> {
         // Built once here, so that an error is reported before the workers change.
         Service::new(&later).map_err(ReloadError::Upstream)?;
         let config = later.config.clone();

@@ -77,7 +77,8 @@ impl std::fmt::Debug for ConfigSource {
     }
 }
 
-fn version(file: &Path) -> FileVersion {
+/// Returns the version of a file that is there now.
+pub(super) fn version(file: &Path) -> FileVersion {
     let data = fs::metadata(file).ok()?;
     Some((data.mtime(), data.mtime_nsec(), data.size(), data.ino()))
 }

@@ -1,6 +1,7 @@
 //! Reloads on SIGHUP and when the file changes.
 
 use std::io::{self, IsTerminal as _};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::MissedTickBehavior;
 
 use super::reloader::Reloader;
-use super::source::ConfigSource;
+use super::source::{ConfigSource, FileVersion, version};
 
 /// How often the file is looked at. A change counts once the file was the same twice, so that a file
 /// that is being written is not read in between.
@@ -25,9 +26,7 @@ pub(crate) async fn watch(reloader: Arc<Reloader>) -> io::Result<()> {
     let hangups = signal(SignalKind::hangup())?;
     let on_signal = follow_signals(&reloader, hangups);
     let on_change = async {
-        if source.file().is_some() {
-            follow_file(&reloader, source).await;
-        }
+        follow_files(&reloader, source).await;
     };
     tokio::join!(on_signal, on_change);
     Ok(())
@@ -46,19 +45,33 @@ async fn follow_signals(reloader: &Reloader, mut hangups: Signal) {
     }
 }
 
-async fn follow_file(reloader: &Reloader, source: &ConfigSource) {
+/// Follows the file of the configuration, and those that it names for TLS to upstreams.
+async fn follow_files(reloader: &Reloader, source: &ConfigSource) {
     let mut tick = tokio::time::interval(POLL);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut read = source.first_version();
-    let mut before = read;
+    let versions = |config, files: &[PathBuf]| -> Vec<FileVersion> {
+        let files = files.iter().map(|file| version(file));
+        std::iter::once(config).chain(files).collect()
+    };
+    let mut files = reloader.tls_files();
+    let mut read = versions(source.first_version(), &files);
+    let mut before = read.clone();
     loop {
         tick.tick().await;
-        let now = source.version();
+        let config = source.version();
+        let now = versions(config, &files);
         let is_settled = now == before;
-        before = now;
+        before.clone_from(&now);
         if is_settled && now != read {
+            let _ = reloader.reload("a file changed").await;
             read = now;
-            let _ = reloader.reload("the file changed").await;
+        }
+        // Any reload may name other files, which it has read.
+        let named = reloader.tls_files();
+        if named != files {
+            files = named;
+            read = versions(read.first().copied().flatten(), &files);
+            before = versions(config, &files);
         }
     }
 }

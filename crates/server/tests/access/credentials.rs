@@ -509,7 +509,10 @@ async fn the_gateways_key_goes_to_no_upstream() {
         ("x-api-key", ALICE.to_owned()),
         ("api-key", ALICE.to_owned()),
     ] {
-        let sent = post().header(name, &value).header("traceparent", "00-x");
+        let sent = post().header(name, &value).header(
+            "traceparent",
+            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+        );
         assert_eq!(sent.answer().await.status, 200);
         let seen = format!("{:?}", world.last_request());
         assert!(!seen.contains(ALICE), "{name}: {seen}");

@@ -327,7 +327,10 @@ async fn no_credential_of_a_client_leaves_the_gateway() {
         Request::new(gateway.address, method, path)
             .header("host", HOST)
             .header("x-upstream-authorization", &format!("Bearer {OWN_KEY}"))
-            .header("traceparent", "00-x")
+            .header(
+                "traceparent",
+                "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+            )
     };
     let ask = |body: serde_json::Value| {
         send("POST", "/v1/tickets")

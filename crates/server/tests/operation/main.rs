@@ -3,6 +3,7 @@
 #![allow(
     clippy::expect_used,
     clippy::panic,
+    clippy::print_stderr,
     clippy::unwrap_used,
     reason = "a failed precondition fails the test, and a figure or a skipped test is reported"
 )]
@@ -21,3 +22,4 @@ mod reload;
 mod restart;
 mod rolling_restart;
 mod takeover;
+mod telemetry;

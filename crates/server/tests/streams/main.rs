@@ -29,6 +29,7 @@ mod reuse;
 mod sse;
 mod surface;
 mod upstream_errors;
+mod upstream_tls;
 mod upstreams;
 mod webhooks;
 mod websocket;

@@ -131,13 +131,15 @@ fn shared() -> Shared {
     Shared {
         metrics: Metrics::new(&Config::default(), engine.registry().clone()),
         engine,
-        upstreams: Shared::upstreams(&Config::default(), Some("http://127.0.0.1:1/v1".to_owned())),
+        upstreams: Shared::upstreams(&Config::default(), Some("http://127.0.0.1:1/v1".to_owned()))
+            .unwrap(),
         retry_budget: Arc::new(RetryBudget::new(0)),
         webhooks: Webhooks::new(WebhookOptions::default()).unwrap(),
         store: None,
         auth: None,
         neighbours: None,
         limits: tokenwire::limits::Limits::new(&Config::default()),
+        telemetry: tokenwire::telemetry::Telemetry::new(&Config::default()),
         tickets: Arc::new(tokenwire::auth::Tickets::of(
             &Config::default(),
             None,

@@ -27,6 +27,7 @@ pub(super) const PAGES: &[Page] = pages![
     "sharing",
     "webhooks",
     "metrics",
+    "telemetry",
     "configuration",
 ];
 

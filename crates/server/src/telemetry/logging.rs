@@ -1,4 +1,4 @@
-//! Logging. Message contents and secrets are never logged.
+//! Logging.
 //!
 //! A thread writes the lines to standard error. A request never waits for it: if the pipe behind
 //! standard error is not read, lines are dropped and counted.
@@ -12,6 +12,7 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::reload::Handle;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
+use super::log_format::{JsonLine, TextFields};
 use crate::config::schema::{Log, LogFormat};
 
 /// Default levels of libraries. actix-http logs malformed requests and aborted bodies as errors, so
@@ -53,12 +54,14 @@ pub fn start(log: &Log) -> LogGuard {
     // An error means that a test has installed a subscriber.
     let _ = match log.format {
         LogFormat::Text => {
+            let subscriber = subscriber.fmt_fields(TextFields::default());
             let subscriber = subscriber.with_filter_reloading();
             keep_filter(subscriber.reload_handle());
             subscriber.finish().try_init()
         }
         LogFormat::Json => {
-            let subscriber = subscriber.json().with_filter_reloading();
+            let subscriber = subscriber.json().map_event_format(JsonLine);
+            let subscriber = subscriber.with_filter_reloading();
             keep_filter(subscriber.reload_handle());
             subscriber.finish().try_init()
         }
