@@ -9,6 +9,11 @@ use crate::config::Config;
 #[must_use]
 pub fn banner(config: &Config, address: SocketAddr, upstream: &str) -> String {
     let at = reachable(address);
+    // curl takes a name without a scheme for http.
+    let (http, ws, curl) = match config.server.tls.is_on() {
+        true => ("https", "wss", "https://"),
+        false => ("http", "ws", ""),
+    };
     let model = config.default_model().map_or_else(String::new, |model| {
         format!(", model {model} unless a request names another")
     });
@@ -16,9 +21,9 @@ pub fn banner(config: &Config, address: SocketAddr, upstream: &str) -> String {
         "tokenwire {version} listens on {address}\n\
          \n\
          \x20 answers    {upstream}{model}\n\
-         \x20 chat page  http://{at}/\n\
-         \x20 SSE        curl -N {at}/v1/streams -d '{input}'\n\
-         \x20 WebSocket  npx wscat -c ws://{at}/v1/ws -w -1 -x '{create}'\n",
+         \x20 chat page  {http}://{at}/\n\
+         \x20 SSE        curl -N {curl}{at}/v1/streams -d '{input}'\n\
+         \x20 WebSocket  npx wscat -c {ws}://{at}/v1/ws -w -1 -x '{create}'\n",
         version = env!("CARGO_PKG_VERSION"),
         input = example(config, r#""input":"hello""#),
         create = example(config, r#""type":"response.create","input":"hello""#),

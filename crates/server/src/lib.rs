@@ -36,3 +36,4 @@ mod storage;
 mod takeover;
 pub mod telemetry;
 mod time_limit;
+pub mod tls;

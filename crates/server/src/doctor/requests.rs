@@ -3,7 +3,7 @@
 use std::error::Error as _;
 use std::time::Duration;
 
-use reqwest::{Client, RequestBuilder};
+use reqwest::{Client, ClientBuilder, RequestBuilder};
 
 /// The time in which an answer must be complete.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(10);
@@ -12,14 +12,22 @@ const MAX_BODY: usize = 4 << 20;
 
 /// A client that follows no redirect: a key must not go to another host.
 pub(super) fn client() -> Result<Client, String> {
+    builder().build().map_err(|error| reason(&error))
+}
+
+/// A client that takes any certificate, for the gateway of this machine. Send it no key.
+pub(super) fn any_certificate() -> Result<Client, String> {
+    let client = builder().tls_danger_accept_invalid_certs(true);
+    client.build().map_err(|error| reason(&error))
+}
+
+fn builder() -> ClientBuilder {
     let _ = rustls::crypto::ring::default_provider().install_default();
     Client::builder()
         .connect_timeout(TIMEOUT)
         .tcp_nodelay(true)
         .redirect(reqwest::redirect::Policy::none())
         .user_agent(concat!("tokenwire-doctor/", env!("CARGO_PKG_VERSION")))
-        .build()
-        .map_err(|error| reason(&error))
 }
 
 /// Sends a request. Returns the status and the body.
