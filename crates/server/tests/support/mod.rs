@@ -28,6 +28,7 @@ pub(crate) mod process;
 pub(crate) mod recordings;
 pub(crate) mod redis_proxy;
 pub(crate) mod sse;
+pub(crate) mod tls;
 pub(crate) mod websocket;
 
 use std::time::Duration;
