@@ -347,3 +347,6 @@ impl ResetBudget {
         self.left >= 0.0
     }
 }
+
+#[cfg(test)]
+mod tests;
