@@ -13,35 +13,35 @@ use tokenwire_connection::HandshakeResult;
 
 use crate::tls::Certificates;
 
-/// Collects the state of TLS, if the listener has it.
+/// Collects the state of TLS.
 #[derive(Debug)]
 pub(crate) struct TlsState(pub(crate) Option<Arc<Certificates>>);
 
 impl Collector for TlsState {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), Error> {
-        let Some(certificates) = &self.0 else {
-            return Ok(());
-        };
         let mut family = encoder.encode_descriptor(
             "tls_handshakes",
             "Handshakes of TLS with clients, by result.",
             None,
             MetricType::Counter,
         )?;
+        let handshakes = self
+            .0
+            .as_ref()
+            .map(|certificates| certificates.handshakes());
         for result in HandshakeResult::ALL {
-            let count = ConstCounter::new(certificates.handshakes().count(result));
-            count.encode(family.encode_family(&[("result", result.as_str())])?)?;
+            let count = handshakes.map_or(0, |handshakes| handshakes.count(result));
+            let label = [("result", result.as_str())];
+            ConstCounter::new(count).encode(family.encode_family(&label)?)?;
         }
-        let end = certificates
-            .ends()
-            .and_then(|end| end.duration_since(SystemTime::UNIX_EPOCH).ok());
-        if let Some(end) = end {
-            let gauge = encoder.encode_descriptor(
-                "tls_certificate_end_seconds",
-                "Unix time at which the certificate of the listener expires.",
-                None,
-                MetricType::Gauge,
-            )?;
+        let gauge = encoder.encode_descriptor(
+            "tls_certificate_end_seconds",
+            "Unix time at which the certificate of the listener expires. Absent without TLS.",
+            None,
+            MetricType::Gauge,
+        )?;
+        let end = self.0.as_ref().and_then(|certificates| certificates.ends());
+        if let Some(end) = end.and_then(|end| end.duration_since(SystemTime::UNIX_EPOCH).ok()) {
             let end = i64::try_from(end.as_secs()).unwrap_or(i64::MAX);
             ConstGauge::new(end).encode(gauge)?;
         }
