@@ -81,6 +81,21 @@ mod tests {
     use super::*;
     use crate::config::schema::Upstream;
 
+    #[test]
+    fn addresses_over_tls_say_so() {
+        let mut config = Config::default();
+        config.server.tls.cert = Some("cert.pem".to_owned());
+        config.server.tls.key = Some("key.pem".to_owned());
+        let text = shown(&config, "127.0.0.1:3000");
+        for part in [
+            "chat page  https://localhost:3000/",
+            "curl -N https://localhost:3000/v1/streams",
+            "wss://localhost:3000/v1/ws",
+        ] {
+            assert!(text.contains(part), "{part} is not in {text}");
+        }
+    }
+
     fn shown(config: &Config, address: &str) -> String {
         banner(
             config,

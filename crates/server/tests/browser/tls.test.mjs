@@ -1,9 +1,11 @@
 // The chat page and EventSource in Chromium over TLS and HTTP/2, with origin checks on.
 import assert from 'node:assert/strict';
+import { once } from 'node:events';
+import http from 'node:http';
 import { after, before, describe, test } from 'node:test';
 import { answer, ask, chat, meter, shown, shut, state, visit } from './browser.mjs';
 import { OwnGateway } from './own_gateway.mjs';
-import { counted, gateway as plain, question, until } from './surroundings.mjs';
+import { counted, question, until } from './surroundings.mjs';
 
 after(async () => {
   await Promise.all(OwnGateway.all.map((gateway) => gateway.close()));
@@ -91,7 +93,10 @@ describe('a gateway with TLS', () => {
   });
 
   test('a page of another origin is refused', async () => {
-    const { page, close } = await visit(`${plain}/`, { ignoreHTTPSErrors: true, expected: CUT });
+    const foreign = http.createServer((_, response) => response.end('<title>foreign</title>')).listen(0, '127.0.0.1');
+    await once(foreign, 'listening');
+    const at = `http://127.0.0.1:${foreign.address().port}/`;
+    const { page, close } = await visit(at, { ignoreHTTPSErrors: true, expected: CUT });
     const seen = await page.evaluate(async (url) => {
       const post = await fetch(`${url}/v1/streams`, { method: 'POST', body: '{"input":"x"}' }).then(({ status }) => status, () => 'blocked');
       const socket = await new Promise((resolve) => {
@@ -103,6 +108,8 @@ describe('a gateway with TLS', () => {
     }, gateway.url);
     assert.deepEqual(seen, { post: 'blocked', socket: 'closed' });
     await close();
+    foreign.closeAllConnections();
+    foreign.close();
   });
 });
 
