@@ -175,6 +175,10 @@ struct WorkerConnections<A, H> {
 struct Made<A>(Rc<A>);
 
 /// The future of an accepted socket.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a plain connection does without another allocation"
+)]
 enum Accepted<H: Service<(ActixIo, Option<SocketAddr>)>> {
     Plain(Connection<H>),
     Secured(LocalBoxFuture<'static, Result<(), DispatchError>>),
