@@ -137,7 +137,9 @@ impl AsyncWrite for ActixIo {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.client.with_socket(|socket| socket.poll_flush(cx))
+        let flushed = self.client.poll_flush(cx);
+        self.client.on_write(&flushed);
+        flushed
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

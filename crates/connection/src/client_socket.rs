@@ -9,10 +9,10 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use actix_web::body::BoxBody;
-use actix_web::rt::net::TcpStream;
 use socket2::SockRef;
-use tokio::io::{AsyncRead as _, ReadBuf};
+use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 
+use crate::client_stream::ClientStream;
 use crate::inbound_buffer::InboundBuffer;
 use crate::request_tracker::{Part, RequestTracker};
 
@@ -24,7 +24,7 @@ const MAX_PIPELINED: usize = 8 * 1024;
 /// detached stream through [`StreamWriter`](crate::stream_writer::StreamWriter).
 #[derive(Debug)]
 pub(crate) struct ClientSocket {
-    socket: RefCell<Option<TcpStream>>,
+    socket: RefCell<Option<ClientStream>>,
     /// Bytes that were read during a stream: the beginning of the next request.
     pipelined: RefCell<Vec<u8>>,
     requests: RefCell<RequestTracker>,
@@ -78,7 +78,7 @@ pub(crate) struct Detached {
 // === impl ClientSocket ===
 
 impl ClientSocket {
-    pub(crate) fn new(socket: TcpStream, reserved: bool, direct_writes: bool) -> Self {
+    pub(crate) fn new(socket: ClientStream, reserved: bool, direct_writes: bool) -> Self {
         Self {
             socket: RefCell::new(Some(socket)),
             pipelined: RefCell::default(),
@@ -127,7 +127,7 @@ impl ClientSocket {
     /// Polls the socket; an error if it is closed.
     pub(crate) fn with_socket<T>(
         &self,
-        poll: impl FnOnce(Pin<&mut TcpStream>) -> Poll<io::Result<T>>,
+        poll: impl FnOnce(Pin<&mut ClientStream>) -> Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
         match &mut *self.socket.borrow_mut() {
             Some(socket) => poll(Pin::new(socket)),
@@ -154,7 +154,7 @@ impl ClientSocket {
             && let Some(socket) = &*self.socket.borrow()
         {
             // Without it the client cannot see the failure; there is nothing else to do.
-            let _ = SockRef::from(socket).set_linger(Some(Duration::ZERO));
+            let _ = SockRef::from(socket.tcp()).set_linger(Some(Duration::ZERO));
         }
     }
 
@@ -256,12 +256,24 @@ impl ClientSocket {
         if !self.pipelined.borrow().is_empty() {
             return Poll::Ready(());
         }
-        self.with_socket(|socket| socket.poll_read_ready(cx))
-            .map(|_| ())
+        if let Some(ClientStream::Plain(socket)) = &*self.socket.borrow() {
+            return socket.poll_read_ready(cx).map(|_| ());
+        }
+        // Only the session knows whether the bytes of the socket are data.
+        let mut space = [const { MaybeUninit::uninit() }; 1024];
+        let mut into = ReadBuf::uninit(&mut space);
+        let _ = ready!(self.with_socket(|socket| socket.poll_read(cx, &mut into)));
+        self.pipelined.borrow_mut().extend_from_slice(into.filled());
+        Poll::Ready(())
     }
 
-    /// Notes the result of a write by actix.
-    pub(crate) fn on_write(&self, result: &Poll<io::Result<usize>>) {
+    /// Passes on what TLS has accepted and the socket has not. Without TLS there is nothing.
+    pub(crate) fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.with_socket(|socket| socket.poll_flush(cx))
+    }
+
+    /// Notes the result of a write or a flush by actix.
+    pub(crate) fn on_write<T>(&self, result: &Poll<io::Result<T>>) {
         self.blocked.set(result.is_pending());
     }
 

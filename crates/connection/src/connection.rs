@@ -6,6 +6,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -44,7 +45,7 @@ pub(crate) struct ConnectionContext {
     /// Counts the streams that are written directly.
     pub(crate) direct: Gauge,
     /// Whether the server drains.
-    pub(crate) draining: Option<Draining>,
+    pub(crate) draining: Option<Arc<dyn Draining>>,
 }
 
 /// The future of one connection.
@@ -94,7 +95,8 @@ enum Phase<F> {
 
 impl ConnectionContext {
     fn drains(&self) -> bool {
-        self.draining.as_ref().is_some_and(|draining| draining())
+        let draining = self.draining.as_ref();
+        draining.is_some_and(|draining| draining.is_draining())
     }
 }
 
@@ -231,8 +233,12 @@ where
                 },
                 Phase::Closing { timer, shut_down } => {
                     if !*shut_down {
-                        *shut_down = true;
-                        let _ = ready!(this.client.with_socket(|socket| socket.poll_shutdown(cx)));
+                        let done = this.client.with_socket(|socket| socket.poll_shutdown(cx));
+                        *shut_down = done.is_ready();
+                        if done.is_pending() {
+                            ready!(timer.as_mut().poll(cx));
+                            return Poll::Ready(Ok(()));
+                        }
                     }
                     // Closing a socket with unread bytes sends a reset, which can discard the last
                     // response at the peer.

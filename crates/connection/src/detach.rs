@@ -11,13 +11,12 @@ use actix_http::{
     BoxedPayloadStream, ConnectionType, Method, Payload, Request, Response, ResponseHead,
     StatusCode, Version,
 };
-use actix_service::{Service, ServiceFactory};
+use actix_service::Service;
 use actix_web::body::{BodySize, BoxBody, MessageBody};
 use actix_web::dev::ServiceResponse;
 use actix_web::error::PayloadError;
 use bytes::Bytes;
 use futures::Stream;
-use futures::future::LocalBoxFuture;
 use pin_project_lite::pin_project;
 
 use crate::client_socket::{ActiveGuard, ClientSocket, Kind};
@@ -66,25 +65,6 @@ struct DetachableBody {
 impl<S> Detaching<S> {
     pub(crate) fn new(application: S) -> Self {
         Self(application)
-    }
-}
-
-impl<F, B> ServiceFactory<Request> for Detaching<F>
-where
-    F: ServiceFactory<Request, Response = ServiceResponse<B>>,
-    F::Future: 'static,
-    B: MessageBody + 'static,
-{
-    type Response = Response<BoxBody>;
-    type Error = F::Error;
-    type Config = F::Config;
-    type Service = Detaching<F::Service>;
-    type InitError = F::InitError;
-    type Future = LocalBoxFuture<'static, Result<Self::Service, Self::InitError>>;
-
-    fn new_service(&self, config: F::Config) -> Self::Future {
-        let service = self.0.new_service(config);
-        Box::pin(async move { service.await.map(Detaching) })
     }
 }
 

@@ -1,4 +1,5 @@
-//! HTTP/1 connections for actix-web that write a waiting stream without the server's buffers.
+//! Connections for actix-web that write a waiting stream without the server's buffers: HTTP/1, plain or
+//! over TLS, and HTTP/2 over TLS.
 //!
 //! An HTTP/1 connection of actix-http holds 16 KiB of buffers and the state of a whole request for
 //! as long as it lives. A stream of tokens waits most of its life, and a gateway has thousands of
@@ -16,6 +17,10 @@
 //! response) actix writes the body as usual. The bytes on
 //! the wire are the same. A WebSocket detaches in the same way if its handler takes its payload
 //! through [`websocket_payload`].
+//!
+//! With [`Tls`] a client may choose HTTP/2. One task then drives the connection and its streams, each
+//! with back-pressure of its own; a reset by the client ends the stream at once, as the end of an
+//! HTTP/1 connection does.
 //!
 //! [`connections`] turns an application into such connections:
 //!
@@ -40,18 +45,26 @@
 mod actix_io;
 mod admission;
 mod client_socket;
+mod client_stream;
 mod connection;
 mod detach;
 mod draining;
+mod h2_connection;
+mod h2_message;
+mod h2_stream;
 mod inbound_buffer;
 mod request_tracker;
 mod service;
 mod stream_writer;
+mod tls;
 mod websocket_payload;
 
 pub use admission::{Admission, Admit, Reserved};
 pub use draining::Draining;
+pub use h2_connection::Http2Options;
+pub use h2_message::Http2Stream;
 pub use service::{ConnectionOptions, connections};
+pub use tls::{HandshakeResult, Handshakes, Tls};
 pub use websocket_payload::websocket_payload;
 
 /// The examples of the README are compiled as doctests.

@@ -1,27 +1,34 @@
 //! Turns an application into connections.
 
 use std::fmt;
+use std::future::Future;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use actix_http::error::DispatchError;
+use actix_http::h1::{ExpectHandler, H1ServiceHandler, UpgradeHandler};
 use actix_http::{HttpService, Request};
 use actix_server::GracefulShutdownSignal;
 use actix_service::{IntoServiceFactory, Service, ServiceFactory, map_config};
-use actix_web::body::MessageBody;
+use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{AppConfig, ServiceResponse};
 use actix_web::rt::net::TcpStream;
-use futures::future::LocalBoxFuture;
-use tokenwire_core::model::gauge::Gauge;
+use futures::future::{LocalBoxFuture, Ready, ready};
+use tokenwire_core::model::gauge::{Gauge, GaugeGuard};
 
 use crate::actix_io::ActixIo;
 use crate::admission::{Admission, Admit, Reserved};
 use crate::client_socket::ClientSocket;
+use crate::client_stream::ClientStream;
 use crate::connection::{Connection, ConnectionContext, ConnectionTimeouts};
 use crate::detach::Detaching;
 use crate::draining::Draining;
+use crate::h2_connection::{H2Context, Http2Options, serve_http2};
+use crate::tls::{Secured, Tls};
 
 /// Timeouts and other options of connections.
 #[derive(Clone)]
@@ -50,7 +57,11 @@ pub struct ConnectionOptions {
     pub direct_writes: bool,
     /// Whether the server drains. A connection then closes after the stream that it carries. Never by
     /// default.
-    pub draining: Option<Draining>,
+    pub draining: Option<Arc<dyn Draining>>,
+    /// TLS. Without it connections are plain HTTP/1. None by default.
+    pub tls: Option<Tls>,
+    /// Options of HTTP/2, which clients may choose over TLS.
+    pub http2: Http2Options,
     /// The server's signal. Connections without a request close when it fires.
     pub shutdown: GracefulShutdownSignal,
 }
@@ -71,6 +82,8 @@ impl ConnectionOptions {
             admit: None,
             direct_writes: true,
             draining: None,
+            tls: None,
+            http2: Http2Options::default(),
             shutdown,
         }
     }
@@ -80,6 +93,15 @@ impl ConnectionOptions {
             keep_alive: self.keep_alive,
             head: self.head_timeout,
             linger: self.linger,
+        }
+    }
+
+    fn context(&self) -> ConnectionContext {
+        ConnectionContext {
+            timeouts: self.timeouts(),
+            shutdown: self.shutdown.clone(),
+            direct: self.direct.clone(),
+            draining: self.draining.clone(),
         }
     }
 
@@ -128,112 +150,220 @@ where
     <F::Service as Service<Request>>::Future: 'static,
     B: MessageBody + 'static,
 {
-    let application = map_config(application.into_factory(), |()| AppConfig::default());
-    let signal = options.shutdown.clone();
-    let http = HttpService::build()
-        .keep_alive(options.keep_alive)
-        .client_request_timeout(options.head_timeout)
-        .client_disconnect_timeout(options.linger)
-        // A client's FIN must be seen while the upstream is silent.
-        .h1_allow_half_closed(false)
-        .graceful_shutdown_signal(move || {
-            let signal = signal.clone();
-            async move { signal.notified().await }
-        })
-        .on_connect_ext(|io: &ActixIo, extensions| {
-            extensions.insert(io.socket());
-            if io.socket().is_reserved() {
-                extensions.insert(Reserved);
-            }
-        })
-        .h1(Detaching::new(application));
     Connections {
-        http,
+        application: map_config(application.into_factory(), |()| AppConfig::default()),
         options: options.clone(),
     }
 }
 
-/// Makes a worker's service out of actix's HTTP/1 service.
+/// Makes a worker's service out of an application.
 struct Connections<F> {
-    http: F,
+    application: F,
     options: ConnectionOptions,
 }
 
 /// Makes connections on one worker.
-struct WorkerConnections<S> {
-    http: Rc<S>,
+struct WorkerConnections<A, H> {
+    /// Serves requests of HTTP/2.
+    application: Rc<A>,
+    /// Serves connections of HTTP/1 with the same application.
+    http: Rc<H>,
     options: ConnectionOptions,
 }
 
+/// The application of a worker, as the factory that actix asks for.
+struct Made<A>(Rc<A>);
+
+/// The future of an accepted socket.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a plain connection does without another allocation"
+)]
+enum Accepted<H: Service<(ActixIo, Option<SocketAddr>)>> {
+    Plain(Connection<H>),
+    Secured(LocalBoxFuture<'static, Result<(), DispatchError>>),
+}
+
+/// A worker's service of HTTP/1.
+type Http1<A> = H1ServiceHandler<ActixIo, Detaching<Rc<A>>, BoxBody, ExpectHandler, UpgradeHandler>;
+
 // === impl Connections ===
 
-impl<F> ServiceFactory<TcpStream> for Connections<F>
+impl<F, B> ServiceFactory<TcpStream> for Connections<F>
 where
     F: ServiceFactory<
-            (ActixIo, Option<SocketAddr>),
+            Request,
             Config = (),
-            Response = (),
-            Error = DispatchError,
+            Response = ServiceResponse<B>,
+            Error = actix_web::Error,
+            InitError = (),
         >,
     F::Future: 'static,
     F::Service: 'static,
+    <F::Service as Service<Request>>::Future: 'static,
+    B: MessageBody + 'static,
 {
     type Response = ();
     type Error = DispatchError;
     type Config = ();
-    type Service = WorkerConnections<F::Service>;
-    type InitError = F::InitError;
-    type Future = LocalBoxFuture<'static, Result<Self::Service, Self::InitError>>;
+    type Service = WorkerConnections<F::Service, Http1<F::Service>>;
+    type InitError = ();
+    type Future = LocalBoxFuture<'static, Result<Self::Service, ()>>;
 
     fn new_service(&self, (): ()) -> Self::Future {
-        let (http, options) = (self.http.new_service(()), self.options.clone());
+        let (application, options) = (self.application.new_service(()), self.options.clone());
         Box::pin(async move {
+            let application = Rc::new(application.await?);
+            let signal = options.shutdown.clone();
+            let http = HttpService::build()
+                .keep_alive(options.keep_alive)
+                .client_request_timeout(options.head_timeout)
+                .client_disconnect_timeout(options.linger)
+                // A client's FIN must be seen while the upstream is silent.
+                .h1_allow_half_closed(false)
+                .graceful_shutdown_signal(move || {
+                    let signal = signal.clone();
+                    async move { signal.notified().await }
+                })
+                .on_connect_ext(|io: &ActixIo, extensions| {
+                    extensions.insert(io.socket());
+                    if io.socket().is_reserved() {
+                        extensions.insert(Reserved);
+                    }
+                })
+                .h1(Made(application.clone()));
             Ok(WorkerConnections {
-                http: Rc::new(http.await?),
+                application,
+                http: Rc::new(http.new_service(()).await?),
                 options,
             })
         })
     }
 }
 
+// === impl Made ===
+
+impl<A, B> ServiceFactory<Request> for Made<A>
+where
+    A: Service<Request, Response = ServiceResponse<B>, Error = actix_web::Error> + 'static,
+    B: MessageBody + 'static,
+{
+    type Response = actix_http::Response<BoxBody>;
+    type Error = actix_web::Error;
+    type Config = ();
+    type Service = Detaching<Rc<A>>;
+    type InitError = ();
+    type Future = Ready<Result<Self::Service, ()>>;
+
+    fn new_service(&self, (): ()) -> Self::Future {
+        ready(Ok(Detaching::new(self.0.clone())))
+    }
+}
+
 // === impl WorkerConnections ===
 
-impl<S> Service<TcpStream> for WorkerConnections<S>
+impl<A, H, B> Service<TcpStream> for WorkerConnections<A, H>
 where
-    S: Service<(ActixIo, Option<SocketAddr>), Response = (), Error = DispatchError>,
+    A: Service<Request, Response = ServiceResponse<B>, Error = actix_web::Error> + 'static,
+    A::Future: 'static,
+    B: MessageBody + 'static,
+    H: Service<(ActixIo, Option<SocketAddr>), Response = (), Error = DispatchError> + 'static,
+    H::Future: 'static,
 {
     type Response = ();
     type Error = DispatchError;
-    type Future = Connection<S>;
+    type Future = Accepted<H>;
 
     fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
         self.http.poll_ready(cx)
     }
 
-    fn call(&self, socket: TcpStream) -> Connection<S> {
+    fn call(&self, socket: TcpStream) -> Accepted<H> {
         self.options.prepare(&socket);
         let peer = socket.peer_addr().ok();
         let admission = match &self.options.admit {
             Some(admit) => admit(&socket),
             None => Admission::Serve(Box::new(())),
         };
-        let reserved = matches!(admission, Admission::Reserve { .. });
-        Connection::new(
-            Rc::new(ClientSocket::new(
-                socket,
-                reserved,
-                self.options.direct_writes,
-            )),
-            peer,
-            self.http.clone(),
-            ConnectionContext {
-                timeouts: self.options.timeouts(),
-                shutdown: self.options.shutdown.clone(),
-                direct: self.options.direct.clone(),
-                draining: self.options.draining.clone(),
-            },
-            self.options.open.enter(),
-            admission,
-        )
+        let open = self.options.open.enter();
+        let Some(tls) = self.options.tls.clone() else {
+            let stream = ClientStream::Plain(socket);
+            let (http, options) = (self.http.clone(), &self.options);
+            return Accepted::Plain(http1(http, options, stream, peer, open, admission));
+        };
+        // What is refused has no response without a handshake, which costs more than it is worth.
+        if let Admission::Refuse(_) = admission {
+            return Accepted::Secured(Box::pin(async { Ok(()) }));
+        }
+        let (application, http) = (self.application.clone(), self.http.clone());
+        let options = self.options.clone();
+        Accepted::Secured(Box::pin(async move {
+            // Boxed, so that its state is freed before the first request.
+            let secured = Box::pin(tls.accept(socket, options.head_timeout)).await;
+            let Some(Secured { stream, is_http2 }) = secured else {
+                return Ok(());
+            };
+            if !is_http2 {
+                let stream = ClientStream::Tls(Box::new(stream));
+                return http1(http, &options, stream, peer, open, admission).await;
+            }
+            let (guard, end) = match admission {
+                Admission::Serve(guard) => (guard, None),
+                Admission::Reserve { guard, end } => (guard, Some(end)),
+                Admission::Refuse(_) => return Ok(()),
+            };
+            let context = H2Context {
+                application,
+                connection: options.context(),
+                options: options.http2,
+                slow_reader: options.slow_reader,
+                peer,
+                is_reserved: end.is_some(),
+                _guards: (open, guard),
+            };
+            let served = serve_http2(stream, context);
+            match end {
+                None => served.await,
+                Some(end) => tokio::select! {
+                    () = served => {}
+                    () = end => {}
+                },
+            }
+            Ok(())
+        }))
     }
+}
+
+// === impl Accepted ===
+
+impl<H> Future for Accepted<H>
+where
+    H: Service<(ActixIo, Option<SocketAddr>), Response = (), Error = DispatchError>,
+{
+    type Output = Result<(), DispatchError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.get_mut() {
+            Self::Plain(connection) => Pin::new(connection).poll(cx),
+            Self::Secured(connection) => connection.as_mut().poll(cx),
+        }
+    }
+}
+
+/// Starts an HTTP/1 connection.
+fn http1<H>(
+    http: Rc<H>,
+    options: &ConnectionOptions,
+    stream: ClientStream,
+    peer: Option<SocketAddr>,
+    open: GaugeGuard,
+    admission: Admission,
+) -> Connection<H>
+where
+    H: Service<(ActixIo, Option<SocketAddr>), Response = (), Error = DispatchError>,
+{
+    let reserved = matches!(admission, Admission::Reserve { .. });
+    let client = ClientSocket::new(stream, reserved, options.direct_writes);
+    let context = options.context();
+    Connection::new(Rc::new(client), peer, http, context, open, admission)
 }

@@ -68,6 +68,10 @@ impl StreamWriter {
                     Err(_) => return Poll::Ready(End::Broken),
                 }
             }
+            // TLS accepts more than its socket.
+            if ready!(client.poll_flush(cx)).is_err() {
+                return Poll::Ready(End::Broken);
+            }
             if let Some(end) = self.end {
                 return Poll::Ready(end);
             }
@@ -80,7 +84,7 @@ impl StreamWriter {
                 });
                 pending
             });
-            // A pending body has registered the waker.
+            // A pending body has registered the waker, and so has a socket that is full.
             if pending && self.unsent.is_empty() && self.end.is_none() {
                 return Poll::Pending;
             }

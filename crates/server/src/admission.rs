@@ -10,15 +10,16 @@ use std::os::fd::{AsRawFd as _, RawFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use actix_web::HttpMessage as _;
 use actix_web::dev::ServiceRequest;
 use actix_web::http::header::{self, HeaderMap};
 use actix_web::rt::net::TcpStream;
 use bytes::Bytes;
 use futures::FutureExt as _;
 use parking_lot::Mutex;
-use tokenwire_connection::{Admission, Reserved};
+use tokenwire_connection::{Admission, Http2Stream, Reserved};
 use tokenwire_core::model::error::{ApiError, ErrorCode};
-use tokenwire_core::model::gauge::Gauge;
+use tokenwire_core::model::gauge::{Gauge, GaugeGuard};
 use tokio::sync::Notify;
 
 use crate::config::address_range::{AddressRange, masked};
@@ -79,6 +80,13 @@ struct AddressCounts(Arc<Mutex<HashMap<IpAddr, usize>>>);
 pub(crate) struct AddressGuard {
     counts: AddressCounts,
     address: IpAddr,
+}
+
+/// Counts one request where it counts as a connection.
+#[derive(Debug)]
+pub(crate) struct RequestGuard {
+    _place: Option<GaugeGuard>,
+    _address: Option<AddressGuard>,
 }
 
 /// Limits the rate of a warning.
@@ -154,17 +162,44 @@ impl ConnectionLimits {
     }
 
     /// Checks a request. It is refused on a [reserved](Reserved) connection unless it is for
-    /// operations, and behind a trusted proxy at the limit of the client's address.
-    pub(crate) fn check(&self, request: &ServiceRequest) -> Result<Option<AddressGuard>, ApiError> {
-        if request.conn_data::<Reserved>().is_some() && !is_operation(request.path()) {
+    /// operations, and behind a trusted proxy at the limit of the client's address. Beside other
+    /// requests of its HTTP/2 connection it counts as a connection.
+    pub(crate) fn check(&self, request: &ServiceRequest) -> Result<Option<RequestGuard>, ApiError> {
+        let stream = request.extensions().get::<Http2Stream>().copied();
+        let is_reserved = request.conn_data::<Reserved>().is_some()
+            || stream.is_some_and(|stream| stream.is_reserved);
+        let is_operation = is_operation(request.path());
+        if is_reserved && !is_operation {
             return Err(overloaded());
         }
-        if self.max_per_address == 0 {
-            return Ok(None);
-        }
-        match self.forwarded_address(request) {
-            Some(address) => self.enter(address).map(Some),
-            None => Ok(None),
+        let is_further = stream.is_some_and(|stream| stream.others > 0) && !is_operation;
+        let place = match is_further {
+            true => match self.admitted.try_enter(self.max_connections) {
+                Some((place, _)) => Some(place),
+                None => return Err(overloaded()),
+            },
+            false => None,
+        };
+        let address = match self.max_per_address {
+            0 => None,
+            _ => self.counted_address(request, is_further),
+        };
+        let address = address.map(|address| self.enter(address)).transpose()?;
+        Ok(
+            (place.is_some() || address.is_some()).then_some(RequestGuard {
+                _place: place,
+                _address: address,
+            }),
+        )
+    }
+
+    /// Returns the address that a request counts for: that of the client behind a trusted proxy, and
+    /// of the peer for a further request of its connection.
+    fn counted_address(&self, request: &ServiceRequest, is_further: bool) -> Option<IpAddr> {
+        let peer = request.peer_addr()?.ip();
+        match self.is_trusted(peer) {
+            true => self.forwarded_address(request),
+            false => is_further.then_some(peer),
         }
     }
 

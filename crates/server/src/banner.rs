@@ -9,6 +9,11 @@ use crate::config::Config;
 #[must_use]
 pub fn banner(config: &Config, address: SocketAddr, upstream: &str) -> String {
     let at = reachable(address);
+    // curl takes a name without a scheme for http.
+    let (http, ws, curl) = match config.server.tls.is_on() {
+        true => ("https", "wss", "https://"),
+        false => ("http", "ws", ""),
+    };
     let model = config.default_model().map_or_else(String::new, |model| {
         format!(", model {model} unless a request names another")
     });
@@ -16,9 +21,9 @@ pub fn banner(config: &Config, address: SocketAddr, upstream: &str) -> String {
         "tokenwire {version} listens on {address}\n\
          \n\
          \x20 answers    {upstream}{model}\n\
-         \x20 chat page  http://{at}/\n\
-         \x20 SSE        curl -N {at}/v1/streams -d '{input}'\n\
-         \x20 WebSocket  npx wscat -c ws://{at}/v1/ws -w -1 -x '{create}'\n",
+         \x20 chat page  {http}://{at}/\n\
+         \x20 SSE        curl -N {curl}{at}/v1/streams -d '{input}'\n\
+         \x20 WebSocket  npx wscat -c {ws}://{at}/v1/ws -w -1 -x '{create}'\n",
         version = env!("CARGO_PKG_VERSION"),
         input = example(config, r#""input":"hello""#),
         create = example(config, r#""type":"response.create","input":"hello""#),
@@ -75,6 +80,21 @@ fn reachable(address: SocketAddr) -> String {
 mod tests {
     use super::*;
     use crate::config::schema::Upstream;
+
+    #[test]
+    fn addresses_over_tls_say_so() {
+        let mut config = Config::default();
+        config.server.tls.cert = Some("cert.pem".to_owned());
+        config.server.tls.key = Some("key.pem".to_owned());
+        let text = shown(&config, "127.0.0.1:3000");
+        for part in [
+            "chat page  https://localhost:3000/",
+            "curl -N https://localhost:3000/v1/streams",
+            "wss://localhost:3000/v1/ws",
+        ] {
+            assert!(text.contains(part), "{part} is not in {text}");
+        }
+    }
 
     fn shown(config: &Config, address: &str) -> String {
         banner(

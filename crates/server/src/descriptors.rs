@@ -16,7 +16,8 @@ const INTERVAL: Duration = Duration::from_millis(100);
 const MAX_REFUSED: usize = 256;
 
 /// Watches the descriptors until it is dropped.
-pub(crate) async fn refuse_without_descriptors(listener: TcpListener) {
+/// Over TLS (`tls`) they are closed without a word.
+pub(crate) async fn refuse_without_descriptors(listener: TcpListener, tls: bool) {
     let warnings = Warnings::default();
     let mut reserve = listener.try_clone().ok();
     let mut clock = tokio::time::interval(INTERVAL);
@@ -29,16 +30,16 @@ pub(crate) async fn refuse_without_descriptors(listener: TcpListener) {
             tracing::warn!("no descriptor is left: connections are refused until one is closed");
         }
         drop(reserve.take());
-        refuse_waiting(&listener);
+        refuse_waiting(&listener, tls);
         reserve = listener.try_clone().ok();
     }
 }
 
-/// Refuses the connections that wait in the queue of a listener.
-pub(crate) fn refuse_waiting(listener: &TcpListener) {
+/// Refuses the connections that wait in the queue of a listener, over TLS without a word.
+pub(crate) fn refuse_waiting(listener: &TcpListener, tls: bool) {
     for _ in 0..MAX_REFUSED {
         match listener.accept() {
-            Ok((socket, _)) => refuse(socket),
+            Ok((socket, _)) => refuse(socket, tls),
             Err(_) => break,
         }
     }
@@ -58,11 +59,13 @@ fn is_exhausted(listener: &TcpListener) -> bool {
 }
 
 /// Writes a refusal, without waiting for the client.
-fn refuse(mut socket: TcpStream) {
+fn refuse(mut socket: TcpStream, tls: bool) {
     if socket.set_nonblocking(true).is_err() {
         return;
     }
-    let _ = socket.write(&refusal(&overloaded()));
+    if !tls {
+        let _ = socket.write(&refusal(&overloaded()));
+    }
     let _ = socket.shutdown(Shutdown::Write);
     // What has arrived is read, so that the close sends no reset.
     let mut discarded = [0; 4096];

@@ -121,7 +121,7 @@ impl Drain {
                 service_manager::stopping();
                 // First, so that the readers come back elsewhere.
                 if let Some(listener) = self.listener.take() {
-                    close(&listener);
+                    close(&listener, self.shared.config.server.tls.is_on());
                 }
                 let cluster = self.shared.cluster.as_ref();
                 let other_nodes = cluster.is_some_and(|cluster| cluster.has_others());
@@ -180,8 +180,8 @@ async fn successor(takeover: Option<&TakeoverSocket>) -> Handover {
 
 /// Closes a listening socket whose connections are no longer accepted. Closing it would reset those
 /// that wait in its queue, so they are answered first.
-fn close(listener: &TcpListener) {
-    refuse_waiting(listener);
+fn close(listener: &TcpListener, tls: bool) {
+    refuse_waiting(listener, tls);
     if let Err(error) = socket2::SockRef::from(listener).shutdown(std::net::Shutdown::Both) {
         tracing::warn!(%error, "the listening socket cannot be closed");
     }

@@ -31,7 +31,7 @@ use crate::limits::Limits;
 use crate::listeners::{Inherited, Listeners, Sockets, handover_path};
 use crate::metrics::{
     Clients, ConfigReloads, Deliveries, Exports, Format, Metrics, Nodes, Reloads, Storage,
-    StoreLag, Upstreams,
+    StoreLag, TlsState, Upstreams,
 };
 use crate::neighbours::Neighbours;
 use crate::reload::{self, ConfigSource, Reloader};
@@ -43,6 +43,7 @@ use crate::storage;
 use crate::takeover::{Predecessor, TakeoverSocket};
 use crate::telemetry::{Exporter, Telemetry};
 use crate::time_limit::{START, within};
+use crate::tls::Certificates;
 
 /// Bytes of requests that the embedded simulator keeps for its `/requests`.
 const RECORDED_BYTES: usize = 1024 * 1024;
@@ -98,6 +99,7 @@ impl Gateway {
     /// # Errors
     /// [`ServeError`], with a remedy.
     pub fn bind_with(config: Config, inherited: Inherited) -> Result<Self, ServeError> {
+        let certificates = Certificates::open(&config.server)?.map(Arc::new);
         let store = storage::open(&config)?;
         let listeners = Listeners::open(&config, inherited)?;
         let address = listeners.address()?;
@@ -124,6 +126,7 @@ impl Gateway {
             simulator.as_ref().map(Simulator::base_url),
             store,
             auth,
+            certificates,
         )?;
         let shared = reloader.shared();
         let reloader = Arc::new(reloader);
@@ -297,7 +300,10 @@ impl Gateway {
             replaced.await.map_err(std::io::Error::other)?;
         }
         service_manager::ready(took_over);
-        let watch = tokio::spawn(refuse_without_descriptors(sockets.clients.try_clone()?));
+        let watch = tokio::spawn(refuse_without_descriptors(
+            sockets.clients.try_clone()?,
+            shared.config.server.tls.is_on(),
+        ));
         let drain = Drain {
             shared: shared.clone(),
             updates: reloader.updates(),
@@ -402,6 +408,7 @@ fn share(
     simulator: Option<String>,
     store: Option<Arc<DiskStore>>,
     auth: Option<Authenticator>,
+    certificates: Option<Arc<Certificates>>,
 ) -> Result<Reloader, ServeError> {
     let neighbours = store.clone().map(Neighbours::new).map(Arc::new);
     let tag = neighbours.as_ref().map(|neighbours| neighbours.tag());
@@ -434,6 +441,7 @@ fn share(
     metrics.collect(Upstreams(changes.subscribe()));
     let reloads = Arc::new(Reloads::default());
     metrics.collect(ConfigReloads(reloads.clone()));
+    metrics.collect(TlsState(certificates.clone()));
     metrics.collect(Deliveries(webhooks.counters().clone()));
     metrics.collect(Storage(store.clone()));
     metrics.collect(Nodes(cluster.clone()));
@@ -461,7 +469,8 @@ fn share(
         telemetry,
         config: Arc::new(config),
     };
-    Ok(Reloader::new(shared, changes, reloads, address))
+    let reloader = Reloader::new(shared, changes, reloads, address);
+    Ok(reloader.with_certificates(certificates))
 }
 
 fn webhook_options(config: &Config) -> WebhookOptions {

@@ -26,6 +26,8 @@ pub struct HostPolicy {
     public_url: Option<Url>,
     proxies: Vec<AddressRange>,
     machine: Option<String>,
+    /// Whether clients reach the listener over TLS.
+    tls: bool,
     /// The last host that was served. Most requests name the same one.
     last: RefCell<Option<Rc<ServedHost>>>,
 }
@@ -70,8 +72,15 @@ impl HostPolicy {
             public_url,
             proxies,
             machine: machine.map(|name| normal(name.trim())),
+            tls: false,
             last: RefCell::default(),
         }
+    }
+
+    /// Returns the policy of a listener that clients reach over TLS, or not.
+    #[must_use]
+    pub fn over_tls(self, tls: bool) -> Self {
+        Self { tls, ..self }
     }
 
     /// Returns the host that the client named, if it is served.
@@ -92,7 +101,7 @@ impl HostPolicy {
         };
         let mut client = ClientHost {
             served: None,
-            scheme: Some("http"),
+            scheme: Some(if self.tls { "https" } else { "http" }),
             is_trusted,
             is_local_peer: peer.is_none_or(|peer| peer.to_canonical().is_loopback()),
         };
@@ -126,6 +135,7 @@ impl HostPolicy {
     pub(crate) fn is_https(&self, head: &RequestHead) -> bool {
         match self.check(head).map(|host| host.scheme) {
             Ok(Some(scheme)) => scheme == "https",
+            Ok(None) | Err(_) if self.tls => true,
             // A proxy that ends TLS may be in front: a browser says so by its page's origin.
             Ok(None) | Err(_) => {
                 let origin = head.headers().get(header::ORIGIN);
@@ -157,7 +167,9 @@ impl HostPolicy {
         if !is_listed && !self.is_safe(&host) {
             return None;
         }
-        let scheme = if self.is_public(&host) {
+        let scheme = if self.tls {
+            Some("https")
+        } else if self.is_public(&host) {
             self.public_scheme()
         } else if is_listed {
             None
@@ -474,6 +486,33 @@ mod tests {
         assert!(own("10.1.2.3", &https, "https://192.168.1.5"));
         assert!(!own("10.1.2.3", &https, "http://192.168.1.5"));
         assert!(!own("127.0.0.1", &https, "https://192.168.1.5"));
+    }
+
+    #[test]
+    fn own_origins_over_tls_are_https() {
+        let policy = policy().over_tls(true);
+        let own = |request: HttpRequest, origin: &str| {
+            let host = policy.check(request.head()).unwrap();
+            host.is_own(&Url::parse(origin).unwrap())
+        };
+        for (host, origin, expected) in [
+            ("localhost:3000", "https://localhost:3000", true),
+            ("localhost:3000", "http://localhost:3000", false),
+            ("chat.example.com", "https://chat.example.com", true),
+            ("chat.example.com", "http://chat.example.com", false),
+        ] {
+            let old = request("127.0.0.1", &[("host", host)]);
+            assert_eq!(own(old, origin), expected, "{host} {origin}");
+            // HTTP/2 names the host in the URI.
+            let new = TestRequest::with_uri(&format!("https://{host}/"));
+            assert_eq!(own(new.to_http_request(), origin), expected, "{host}");
+        }
+        let two = TestRequest::with_uri("https://localhost:3000/")
+            .insert_header(("host", "evil.example"))
+            .to_http_request();
+        assert!(policy.check(two.head()).is_err());
+        let foreign = TestRequest::with_uri("https://evil.example/").to_http_request();
+        assert!(policy.check(foreign.head()).is_err() && policy.is_https(foreign.head()));
     }
 
     #[test]

@@ -36,4 +36,5 @@ mod storage;
 mod takeover;
 pub mod telemetry;
 mod time_limit;
+pub mod tls;
 mod upstream_tls;

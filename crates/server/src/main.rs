@@ -130,7 +130,8 @@ async fn run(config: Config, source: ConfigSource, inherited: Inherited) -> Resu
         banner(&config, gateway.address(), &describe_upstreams(&config))
     ));
     if let Some(made) = gateway.made_key() {
-        eprintln!("{}", announcement(made, gateway.address().port()));
+        let tls = config.server.tls.is_on();
+        eprintln!("{}", announcement(made, tls, gateway.address().port()));
     }
     gateway.serve().await
 }

@@ -3,6 +3,7 @@
 use tokenwire_store::OpenError;
 
 use crate::auth::KeysFileError;
+use crate::tls::CertificateError;
 
 /// Why the gateway cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +31,9 @@ pub enum ServeError {
     /// An upstream cannot be set up.
     #[error("{0}")]
     Upstream(String),
+    /// The certificate of the listener cannot be used.
+    #[error(transparent)]
+    Certificate(#[from] CertificateError),
     /// The file of keys cannot be used.
     #[error("auth.keys_file: {0}")]
     Keys(#[from] KeysFileError),

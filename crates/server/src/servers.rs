@@ -9,7 +9,9 @@ use std::time::Duration;
 use actix_web::dev::Server;
 use actix_web::middleware::from_fn;
 use actix_web::{App, web};
-use tokenwire_connection::{ConnectionOptions, connections};
+use futures::future::LocalBoxFuture;
+use tokenwire_connection::{ConnectionOptions, Draining, Http2Options, connections};
+use tokenwire_core::engine::Registry;
 
 use crate::admission::{ConnectionLimits, RESERVED_CONNECTIONS};
 use crate::allocator::return_memory;
@@ -20,6 +22,20 @@ use crate::service::Shared;
 /// Time for connections to write the rest, after the generations have ended or timed out.
 const LAST_WRITES: Duration = Duration::from_secs(5);
 
+/// Tells connections that the gateway drains.
+struct RegistryDraining(Arc<Registry>);
+
+impl Draining for RegistryDraining {
+    fn is_draining(&self) -> bool {
+        self.0.is_draining()
+    }
+
+    fn begins(&self) -> LocalBoxFuture<'static, ()> {
+        let registry = self.0.clone();
+        Box::pin(async move { registry.draining().await })
+    }
+}
+
 /// Serves clients.
 pub(crate) fn client_server(
     shared: &Shared,
@@ -28,7 +44,7 @@ pub(crate) fn client_server(
 ) -> io::Result<Server> {
     let config = shared.config.clone();
     let workers = config.server.workers();
-    let (updates, reloader) = (reloader.updates(), reloader.clone());
+    let updates = reloader.updates();
     let limits = Arc::new(ConnectionLimits::new(&config));
     // The limits themselves refuse connections. This one only holds if they are accepted faster
     // than refused ones are closed.
@@ -42,16 +58,27 @@ pub(crate) fn client_server(
         .shutdown_timeout(LAST_WRITES.as_secs())
         .disable_signals();
     let admitting = limits.clone();
-    let registry = shared.engine.registry().clone();
+    let gauges = shared.metrics.gauges();
     let account = shared.engine.account().clone();
     let options = ConnectionOptions {
-        draining: Some(Arc::new(move || registry.is_draining())),
+        draining: Some(Arc::new(RegistryDraining(shared.engine.registry().clone()))),
         admit: Some(Arc::new(move |socket| admitting.admit(socket))),
         slow_reader: config.streams.slow_reader_timeout,
-        open: shared.metrics.gauges().connections.clone(),
+        open: gauges.connections.clone(),
+        tls: reloader
+            .certificates()
+            .map(|certificates| certificates.tls()),
+        http2: Http2Options {
+            max_streams: config.limits.streams_per_connection,
+            ping_interval: config.streams.ping_interval,
+            ping_timeout: config.streams.ping_timeout,
+            connections: gauges.http2_connections.clone(),
+            streams: gauges.http2_streams.clone(),
+        },
         direct_writes: config.server.direct_writes,
         ..ConnectionOptions::new(builder.graceful_shutdown_signal())
     };
+    let reloader = reloader.clone();
     let application = move || {
         #[expect(
             clippy::expect_used,

@@ -307,7 +307,8 @@ impl Service {
         let proxies = proxies
             .filter_map(|range| AddressRange::parse(range))
             .collect();
-        let hosts = HostPolicy::new(&server.allowed_hosts, public_url, proxies);
+        let hosts = HostPolicy::new(&server.allowed_hosts, public_url, proxies)
+            .over_tls(server.tls.is_on());
         let names = config.forward_headers.0.iter();
         let forwarded = names
             .filter_map(|name| HeaderName::try_from(name.as_str()).ok())

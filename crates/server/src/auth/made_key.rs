@@ -74,7 +74,8 @@ fn kept_key(folder: &Path) -> std::io::Result<String> {
 
 /// Returns what is shown of a key, once, at the start.
 #[must_use]
-pub fn announcement(made: &MadeKey, port: u16) -> String {
+pub fn announcement(made: &MadeKey, tls: bool, port: u16) -> String {
+    let scheme = if tls { "https" } else { "http" };
     let until = if made.kept {
         "It stays the same as long as the store is kept."
     } else {
@@ -84,7 +85,7 @@ pub fn announcement(made: &MadeKey, port: u16) -> String {
         "Other machines reach this address, so requests need this key: {key}\n\
          {until} Configure `auth.keys`, or `auth.anonymous: true` to need none.\n\
          \n\
-         \x20 chat page  http://localhost:{port}/#key={key}\n",
+         \x20 chat page  {scheme}://localhost:{port}/#key={key}\n",
         key = made.key
     )
 }
@@ -133,7 +134,9 @@ mod tests {
         );
         assert_eq!(first.key, second.key);
         assert!(first.kept);
-        let text = announcement(&first, 3000);
+        let text = announcement(&first, false, 3000);
         assert!(text.contains(&format!("http://localhost:3000/#key={}", first.key)));
+        let text = announcement(&first, true, 3000);
+        assert!(text.contains("https://localhost:3000/#key="));
     }
 }

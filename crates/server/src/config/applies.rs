@@ -53,6 +53,9 @@ settings! {
     Restart "server.backlog" server.backlog;
     Reload "server.region" server.region;
     Restart "server.direct_writes" server.direct_writes;
+    // The files themselves are read again when they change.
+    Restart "server.tls" server.tls;
+    Restart "server.http2" server.http2;
     Reload "auth.keys" auth.keys;
     Restart "auth.keys_file" auth.keys_file;
     Restart "auth.anonymous" auth.anonymous;
@@ -81,6 +84,7 @@ settings! {
     Reload "limits.body" limits.body;
     Restart "limits.streams" limits.streams;
     Restart "limits.connections" limits.connections;
+    Restart "limits.streams_per_connection" limits.streams_per_connection;
     Reload "limits.websocket_frame" limits.websocket_frame;
     Reload "limits.event" limits.event;
     Reload "limits.per_key" limits.per_key;

@@ -133,6 +133,13 @@ impl Findings {
                 "",
             );
         }
+        let both = "the files of a certificate and of its key, both in PEM";
+        let leave_out = "Leave out both for plain HTTP.";
+        match (&server.tls.cert, &server.tls.key) {
+            (Some(_), None) => self.add("server.tls.key", "is not set", both, leave_out),
+            (None, Some(_)) => self.add("server.tls.cert", "is not set", both, leave_out),
+            _ => {}
+        }
         if server.min_body_rate == 0 {
             self.add(
                 "server.min_body_rate",

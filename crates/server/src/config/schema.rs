@@ -132,6 +132,20 @@ pub struct Server {
     pub max_connections_per_address: usize,
     /// Addresses and networks of proxies whose `X-Forwarded-*` and `Forwarded` are believed.
     pub trusted_proxies: Vec<String>,
+    /// TLS for clients. Without files they use plain HTTP.
+    pub tls: ServerTls,
+    /// Whether clients may use HTTP/2 over TLS.
+    pub http2: bool,
+}
+
+/// The certificate of the listener.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ServerTls {
+    /// File with the certificate and those of its issuers, in PEM.
+    pub cert: Option<String>,
+    /// File with the key of the certificate, in PEM.
+    pub key: Option<String>,
 }
 
 /// Streams and their readers.
@@ -193,6 +207,8 @@ pub struct Limits {
     pub streams: usize,
     /// Number of open TCP connections.
     pub connections: usize,
+    /// Number of open streams of one HTTP/2 connection. Those beyond the first count as connections.
+    pub streams_per_connection: u32,
     /// Size of a client's WebSocket message; `body` if left out. [`Limits::websocket_frame`] resolves
     /// it.
     #[serde(with = "size::option")]
@@ -424,7 +440,19 @@ impl Default for Server {
             min_body_rate: 1024,
             max_connections_per_address: 0,
             trusted_proxies: Vec::new(),
+            tls: ServerTls::default(),
+            http2: true,
         }
+    }
+}
+
+// === impl ServerTls ===
+
+impl ServerTls {
+    /// Returns whether clients use TLS.
+    #[must_use]
+    pub fn is_on(&self) -> bool {
+        self.cert.is_some() && self.key.is_some()
     }
 }
 
@@ -476,6 +504,7 @@ impl Default for Limits {
             body: 32 << 20,
             streams: 10_000,
             connections: 25_000,
+            streams_per_connection: 128,
             websocket_frame: None,
             event: 16 << 20,
             per_key: ClientLimits::default(),

@@ -2,12 +2,14 @@
 
 use std::io::ErrorKind;
 use std::net::TcpListener;
+use std::time::SystemTime;
 
 use rustix::process::{Resource, getrlimit};
 
 use super::report::Report;
-use super::requests::{client, get_text};
+use super::requests::{any_certificate, client, get_text};
 use crate::config::Config;
+use crate::tls::Certificate;
 
 /// Descriptors for files, the store and what else is not a connection.
 const OTHERS: u64 = 200;
@@ -21,7 +23,7 @@ pub(super) async fn check(config: &Config, report: &mut Report) {
         Err(error) => error,
     };
     match error.kind() {
-        ErrorKind::AddrInUse if is_gateway(host, port).await => {
+        ErrorKind::AddrInUse if is_gateway(config).await => {
             report.fine(SUBJECT, format!("a gateway serves {place}"));
         }
         ErrorKind::AddrInUse => report.fail(
@@ -43,18 +45,47 @@ pub(super) async fn check(config: &Config, report: &mut Report) {
 }
 
 /// Whether what listens there answers as a gateway does.
-async fn is_gateway(host: &str, port: u16) -> bool {
-    let host = match host {
+async fn is_gateway(config: &Config) -> bool {
+    let server = &config.server;
+    let host = match server.host.as_str() {
         "0.0.0.0" => "127.0.0.1".to_owned(),
         "::" => "[::1]".to_owned(),
         host if host.contains(':') => format!("[{host}]"),
         host => host.to_owned(),
     };
-    let Ok(client) = client() else {
+    // The certificate is for the name that clients use, and is checked apart.
+    let (scheme, client) = match server.tls.is_on() {
+        true => ("https", any_certificate()),
+        false => ("http", client()),
+    };
+    let Ok(client) = client else {
         return false;
     };
-    let request = client.get(format!("http://{host}:{port}/healthz"));
+    let request = client.get(format!("{scheme}://{host}:{}/healthz", server.port));
     matches!(get_text(request).await, Ok((200, body)) if body.contains("\"status\":\"ok\""))
+}
+
+/// Checks the files of the certificate.
+pub(super) fn check_certificate(config: &Config, report: &mut Report) {
+    const SUBJECT: &str = "certificate";
+    let certificate = match Certificate::read(&config.server) {
+        Ok(Some(certificate)) => certificate,
+        Ok(None) => return,
+        Err(error) => return report.fail(SUBJECT, error.problem(), error.remedy()),
+    };
+    match certificate.warning(SystemTime::now()) {
+        Some(warning) => report.warn(
+            SUBJECT,
+            warning,
+            "Renew it. The gateway reads the new files within a second.",
+        ),
+        None => {
+            let until = certificate.ends().map_or_else(String::new, |end| {
+                format!(" until {}", humantime::format_rfc3339_seconds(end))
+            });
+            report.fine(SUBJECT, format!("it fits its key and is valid{until}"));
+        }
+    }
 }
 
 pub(super) fn check_descriptors(config: &Config, report: &mut Report) {

@@ -25,6 +25,7 @@ pub async fn examine(loaded: &Result<Loaded, ConfigError>, args: &DoctorArgs) ->
         let config = &loaded.config;
         access::check(config, &mut report);
         listener::check(config, &mut report).await;
+        listener::check_certificate(config, &mut report);
         listener::check_descriptors(config, &mut report);
         upstreams::check(config, &mut report).await;
         store::check(config, &mut report);

@@ -3,7 +3,7 @@
 use std::error::Error as _;
 use std::time::Duration;
 
-use reqwest::{Client, RequestBuilder};
+use reqwest::{Client, ClientBuilder, RequestBuilder};
 use tokenwire_core::upstream::UpstreamTls;
 
 /// The time in which an answer must be complete.
@@ -18,14 +18,23 @@ pub(super) fn client() -> Result<Client, String> {
 
 /// The same with what TLS to an upstream is set up with.
 pub(super) fn client_with(tls: &UpstreamTls) -> Result<Client, String> {
+    builder(tls)?.build().map_err(|error| reason(&error))
+}
+
+/// A client that takes any certificate, for the gateway of this machine. Send it no key.
+pub(super) fn any_certificate() -> Result<Client, String> {
+    let client = builder(&UpstreamTls::default())?.tls_danger_accept_invalid_certs(true);
+    client.build().map_err(|error| reason(&error))
+}
+
+fn builder(tls: &UpstreamTls) -> Result<ClientBuilder, String> {
     let _ = rustls::crypto::ring::default_provider().install_default();
-    tls.apply(Client::builder())?
+    Ok(tls
+        .apply(Client::builder())?
         .connect_timeout(TIMEOUT)
         .tcp_nodelay(true)
         .redirect(reqwest::redirect::Policy::none())
-        .user_agent(concat!("tokenwire-doctor/", env!("CARGO_PKG_VERSION")))
-        .build()
-        .map_err(|error| reason(&error))
+        .user_agent(concat!("tokenwire-doctor/", env!("CARGO_PKG_VERSION"))))
 }
 
 /// Sends a request. Returns the status and the body.

@@ -16,6 +16,10 @@ use tokenwire_core::model::gauge::Gauge;
 pub struct Gauges {
     /// TCP connections.
     pub connections: Gauge,
+    /// HTTP/2 connections, which `connections` includes.
+    pub http2_connections: Gauge,
+    /// Open streams of HTTP/2 connections.
+    pub http2_streams: Gauge,
     /// WebSockets.
     pub sockets: Gauge,
     /// Readers over server-sent events.
@@ -32,6 +36,8 @@ impl Gauges {
     pub fn handles(&self) -> Self {
         Self {
             connections: self.connections.handle(),
+            http2_connections: self.http2_connections.handle(),
+            http2_streams: self.http2_streams.handle(),
             sockets: self.sockets.handle(),
             sse: self.sse.handle(),
             text: self.text.handle(),
@@ -77,6 +83,16 @@ impl Collector for GaugeCollector {
                 "connections",
                 "Open TCP connections.",
                 self.gauges.connections.count(),
+            ),
+            (
+                "http2_connections",
+                "Open TCP connections on which HTTP/2 is spoken.",
+                self.gauges.http2_connections.count(),
+            ),
+            (
+                "http2_streams",
+                "Open streams of HTTP/2 connections.",
+                self.gauges.http2_streams.count(),
             ),
             (
                 "websockets",

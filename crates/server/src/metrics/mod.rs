@@ -21,6 +21,7 @@ mod process;
 mod reloads;
 mod store;
 mod store_lag;
+mod tls;
 mod token_intervals;
 mod upstreams;
 mod webhooks;
@@ -34,6 +35,7 @@ pub(crate) use reloads::ConfigReloads;
 pub use reloads::Reloads;
 pub(crate) use store::Storage;
 pub(crate) use store_lag::StoreLag;
+pub(crate) use tls::TlsState;
 pub(crate) use upstreams::Upstreams;
 pub(crate) use webhooks::Deliveries;
 

@@ -13,6 +13,7 @@ use crate::config::ConfigError;
 use crate::metrics::Reloads;
 use crate::service::{Service, Shared, SharedUpstream};
 use crate::telemetry;
+use crate::tls::{CertificateError, Certificates};
 use crate::upstream_tls;
 
 /// Reads the configuration again and applies it. One per gateway.
@@ -23,6 +24,7 @@ pub struct Reloader {
     shared: watch::Sender<Shared>,
     upstreams: watch::Sender<Arc<[SharedUpstream]>>,
     reloads: Arc<Reloads>,
+    certificates: Option<Arc<Certificates>>,
     /// Held by the reload that runs.
     turn: Mutex<()>,
 }
@@ -45,6 +47,9 @@ pub enum ReloadError {
     /// It cannot be used.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// The certificate of the listener, or its key.
+    #[error(transparent)]
+    Certificate(#[from] CertificateError),
     /// An upstream cannot be set up.
     #[error("an upstream cannot be set up: {0}")]
     Upstream(String),
@@ -76,8 +81,22 @@ impl Reloader {
             shared: watch::Sender::new(shared),
             upstreams,
             reloads,
+            certificates: None,
             turn: Mutex::default(),
         }
+    }
+
+    /// Reads these again, too, with each reload.
+    pub(crate) fn with_certificates(self, certificates: Option<Arc<Certificates>>) -> Self {
+        Self {
+            certificates,
+            ..self
+        }
+    }
+
+    /// Returns the certificate of the listener, if it has one.
+    pub(crate) fn certificates(&self) -> Option<&Arc<Certificates>> {
+        self.certificates.as_ref()
     }
 
     /// Reads the configuration from this source in future.
@@ -115,7 +134,7 @@ impl Reloader {
     /// The configuration cannot be used. Nothing has changed then.
     pub async fn reload(&self, why: &str) -> Result<Outcome, ReloadError> {
         let _turn = self.turn.lock().await;
-        let result = self.apply().await;
+        let result = self.apply_all().await;
         self.reloads.count(result.is_ok());
         match &result {
             Ok(outcome) => {
@@ -135,6 +154,25 @@ impl Reloader {
             }
         }
         result
+    }
+
+    /// Applies the certificate and the configuration. If one cannot be used neither is.
+    async fn apply_all(&self) -> Result<Outcome, ReloadError> {
+        let Some(certificates) = &self.certificates else {
+            return self.apply().await;
+        };
+        let reading = certificates.clone();
+        let read = tokio::task::spawn_blocking(move || reading.read());
+        let renewed = read.await.map_err(|_| ReloadError::NotRead)??;
+        let mut outcome = match self.source.get() {
+            Some(_) => self.apply().await?,
+            None => Outcome::default(),
+        };
+        if let Some(renewed) = renewed {
+            certificates.put_in_force(renewed);
+            outcome.changed.push("server.tls");
+        }
+        Ok(outcome)
     }
 
     async fn apply(&self) -> Result<Outcome, ReloadError> {

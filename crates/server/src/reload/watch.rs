@@ -1,4 +1,4 @@
-//! Reloads on SIGHUP and when the file changes.
+//! Reloads on SIGHUP, and when the file or the certificate changes.
 
 use std::io::{self, IsTerminal as _};
 use std::path::PathBuf;
@@ -15,21 +15,33 @@ use super::source::{ConfigSource, FileVersion, version};
 /// that is being written is not read in between.
 const POLL: Duration = Duration::from_millis(500);
 
-/// Reloads on SIGHUP, and when the file changes. Never returns. Without a source it does neither.
+/// Reloads on SIGHUP and when the file changes, if there is a source, and when the certificate
+/// changes, if there is one.
 ///
 /// # Errors
 /// SIGHUP cannot be received.
 pub(crate) async fn watch(reloader: Arc<Reloader>) -> io::Result<()> {
-    let Some(source) = reloader.source() else {
-        return Ok(());
+    let on_signal = async {
+        if reloader.source().is_some() {
+            let hangups = signal(SignalKind::hangup())?;
+            follow_signals(&reloader, hangups).await;
+        }
+        Ok(())
     };
-    let hangups = signal(SignalKind::hangup())?;
-    let on_signal = follow_signals(&reloader, hangups);
     let on_change = async {
-        follow_files(&reloader, source).await;
+        if let Some(source) = reloader.source() {
+            follow_files(&reloader, source).await;
+        }
     };
-    tokio::join!(on_signal, on_change);
-    Ok(())
+    let on_renewal = async {
+        if let Some(certificates) = reloader.certificates() {
+            let first = certificates.first_versions();
+            let versions = || certificates.versions();
+            follow(&reloader, "the certificate changed", first, versions).await;
+        }
+    };
+    let (on_signal, (), ()) = tokio::join!(on_signal, on_change, on_renewal);
+    on_signal
 }
 
 async fn follow_signals(reloader: &Reloader, mut hangups: Signal) {
@@ -72,6 +84,29 @@ async fn follow_files(reloader: &Reloader, source: &ConfigSource) {
             files = named;
             read = versions(read.first().copied().flatten(), &files);
             before = versions(config, &files);
+        }
+    }
+}
+
+/// Reloads when the version differs from the one that was read.
+async fn follow<V: Copy + PartialEq>(
+    reloader: &Reloader,
+    why: &str,
+    first: V,
+    version: impl Fn() -> V,
+) {
+    let mut tick = tokio::time::interval(POLL);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut read = first;
+    let mut before = read;
+    loop {
+        tick.tick().await;
+        let now = version();
+        let is_settled = now == before;
+        before = now;
+        if is_settled && now != read {
+            read = now;
+            let _ = reloader.reload(why).await;
         }
     }
 }

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use crate::support::process::Process;
+use crate::support::tls::Pair;
 use crate::support::{Request, eventually, start};
 use tokenwire_simulator::{Options, Pace, Simulator};
 
@@ -48,6 +49,27 @@ fn examine(config: &str, args: &[&str]) -> Said {
 
 fn over(base_url: &str, more: &str) -> String {
     format!("upstreams:\n  - name: models\n    base_url: {base_url}\n{more}")
+}
+
+#[test]
+fn files_of_the_certificate_are_checked() {
+    let (pair, other, expired) = (Pair::new(), Pair::new(), Pair::expired());
+    let lines = |cert: &str, key: &str| format!("server:\n  tls: {{cert: {cert}, key: {key}}}\n");
+    let said = examine(&lines(&pair.cert(), &pair.key()), &[]);
+    assert!(
+        said.text.contains("fits its key and is valid until 20"),
+        "{}",
+        said.text
+    );
+    let said = examine(&lines(&expired.cert(), &expired.key()), &[]);
+    said.says("warn", "expired at 20", "Renew it");
+    let said = examine(&lines(&pair.cert(), &other.key()), &[]);
+    said.says(
+        "FAIL",
+        "is not the key of the certificate",
+        "the same certificate",
+    );
+    assert!(!said.is_fine);
 }
 
 /// A server that gives every request this answer.

@@ -23,3 +23,4 @@ mod restart;
 mod rolling_restart;
 mod takeover;
 mod telemetry;
+mod tls;

@@ -29,6 +29,7 @@ pub(crate) mod receiver;
 pub(crate) mod recordings;
 pub(crate) mod redis_proxy;
 pub(crate) mod sse;
+pub(crate) mod tls;
 pub(crate) mod websocket;
 
 use std::time::Duration;
