@@ -3,17 +3,20 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep, timeout};
 
-use super::located::StoredGeneration;
+use super::located::{Located, StoredGeneration};
+use super::reattachment::Adopted;
+use super::registry::Reattach;
 use super::stored_source::unreadable;
 use super::{Registry, SharedEngine, lost_stream, unreachable};
 use crate::generation::Generation;
-use crate::log::{LogStore, StoreError};
-use crate::model::account::Account;
+use crate::log::{Epoch, LogStore, StoreError};
 use crate::model::error::ApiError;
 use crate::model::id::GenerationId;
 use crate::model::include::Form;
+use crate::model::snapshot::Api;
 
 /// How long a request waits for an adoption, its own or another process'.
 const ADOPTED: Duration = Duration::from_secs(5);
@@ -44,9 +47,7 @@ impl SharedEngine {
                 return Ok(local);
             }
         }
-        let generation = adopt_log(&**store, id, self.account.clone()).await?;
-        let directory = &self.registry.directory;
-        Ok(directory.insert_stored(generation, Instant::now()))
+        self.registry.adopt_log(store, id).await
     }
 
     /// As [`SharedEngine::adopt`], from the store of all nodes. If another process adopts the log at
@@ -93,10 +94,15 @@ impl Registry {
                     return Ok(known);
                 }
             }
-            match adopt_log(&**store, id, self.account().clone()).await {
-                Ok(generation) => {
-                    return Ok(self.directory.insert_stored(generation, Instant::now()));
-                }
+            // It may go on at another node.
+            if self.reattach.is_some()
+                && let Ok(Located::Remote(peer)) = self.directory.locate_elsewhere(id).await
+            {
+                let node = format!("the node '{}' goes on with it", peer.name());
+                return Err(StoreError::Unavailable(node.into()));
+            }
+            match self.adopt_log(store, id).await {
+                Ok(generation) => return Ok(generation),
                 // Another process ends it, if it lives.
                 Err(StoreError::Fenced { .. }) if Instant::now() < deadline => {}
                 Err(StoreError::Fenced { .. }) => {
@@ -120,26 +126,94 @@ async fn ended_before(generation: &Generation, deadline: Instant) -> bool {
     ended.is_ok() && generation.tail().is_ok_and(|tail| tail.sealed)
 }
 
-/// Ends a stored log whose writer is lost, and reads it. One that has ended is only read. Nothing is
-/// shown before the end is stored.
-///
-/// # Errors
-/// As [`SharedEngine::adopt`].
-pub(super) async fn adopt_log(
+impl Registry {
+    /// Goes on with a stored log whose writer is lost, if its upstream does, or ends it. One that has
+    /// ended is only read. Nothing is shown before the end is stored. The generation is in the
+    /// directory when this returns.
+    ///
+    /// # Errors
+    /// As [`SharedEngine::adopt`].
+    pub(super) async fn adopt_log(
+        &self,
+        store: &Arc<dyn LogStore>,
+        id: &GenerationId,
+    ) -> Result<Arc<Generation>, StoreError> {
+        let goes_on = match &self.reattach {
+            Some(reattach) if may_go_on(&**store, id).await? => {
+                if !self.workers.is_any() {
+                    let wait = "its upstream is asked once the gateway has started";
+                    return Err(StoreError::Unavailable(wait.into()));
+                }
+                Some(reattach)
+            }
+            _ => None,
+        };
+        let adopted = match store.adopt(id).await {
+            Ok(epoch) => Some(epoch),
+            Err(StoreError::Sealed) => None,
+            Err(error) => return Err(error),
+        };
+        let account = self.account().clone();
+        let generation = match (adopted, goes_on) {
+            (Some(_), Some(Reattach { log_limits, grace })) => {
+                Generation::restore_running(&**store, id, account, *log_limits, *grace).await?
+            }
+            _ => Generation::restore(&**store, id, account).await?,
+        };
+        if let Some(epoch) = adopted {
+            if epoch == generation.log().epoch()
+                && goes_on.is_some()
+                && self.go_on(store, &generation, epoch).await
+            {
+                return Ok(generation);
+            }
+            end_log(&**store, &generation, epoch).await?;
+        }
+        Ok(self.directory.insert_stored(generation, Instant::now()))
+    }
+
+    /// Has a worker go on with an answer. Returns whether one does.
+    async fn go_on(
+        &self,
+        store: &Arc<dyn LogStore>,
+        generation: &Arc<Generation>,
+        epoch: Epoch,
+    ) -> bool {
+        let Some(attachment) = generation.attachment() else {
+            return false;
+        };
+        let (runs, running) = oneshot::channel();
+        self.workers.give(Adopted {
+            generation: generation.clone(),
+            epoch,
+            attachment,
+            store: store.clone(),
+            runs,
+        });
+        timeout(ADOPTED, running)
+            .await
+            .is_ok_and(|runs| runs.is_ok())
+    }
+}
+
+/// Whether the upstream of a log may go on with it.
+async fn may_go_on(store: &dyn LogStore, id: &GenerationId) -> Result<bool, StoreError> {
+    let stored = store.open(id).await?;
+    let meta = &stored.header.meta;
+    Ok(!stored.sealed && meta.api == Api::Responses && (meta.store || meta.background))
+}
+
+/// Ends a log that was taken over in this epoch.
+async fn end_log(
     store: &dyn LogStore,
-    id: &GenerationId,
-    account: Account,
-) -> Result<Arc<Generation>, StoreError> {
-    let adopted = match store.adopt(id).await {
-        Ok(epoch) => Some(epoch),
-        Err(StoreError::Sealed) => None,
-        Err(error) => return Err(error),
-    };
-    let generation = Generation::restore(store, id, account).await?;
-    if let Some(epoch) = adopted {
+    generation: &Arc<Generation>,
+    epoch: Epoch,
+) -> Result<(), StoreError> {
+    let id = &generation.meta().id;
+    {
         let ending = match generation.end_adopted(epoch, &lost_stream::writer_lost(id)) {
             // The one that adopted it after this one has ended it by now.
-            Err(StoreError::Fenced { .. }) if generation.is_over() => return Ok(generation),
+            Err(StoreError::Fenced { .. }) if generation.is_over() => return Ok(()),
             ending => ending?,
         };
         let stored = generation.meta().store;
@@ -151,5 +225,5 @@ pub(super) async fn adopt_log(
         }
         tracing::info!(generation = %id, ?epoch, "ended the log of a lost writer");
     }
-    Ok(generation)
+    Ok(())
 }

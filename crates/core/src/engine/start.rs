@@ -17,7 +17,7 @@ use super::plan::Plan;
 use super::reuse::{Freshness, Leader, Reused, Role};
 use super::silence::Silence;
 use super::{Engine, KeyClaimed, SessionResponses, StartRequest, lost_stream};
-use crate::generation::{Generation, Holdings, ReaderGuard, Writer, drain, drive};
+use crate::generation::{Generation, Holdings, ReaderGuard, Writer, drive};
 use crate::log::{HEADER_VERSION, IdempotencyKey, LogHeader, LogTail};
 use crate::model::account::AccountKind;
 use crate::model::error::{ApiError, ErrorCode};
@@ -309,8 +309,8 @@ impl Engine {
             drop((leader, observation, running, persistence));
             // After the registry: the hook must find the object as it is at its end.
             drop(on_end_guard);
-            if let Some(body) = finished {
-                drain(body).await;
+            if let Some(rest) = finished {
+                rest.await;
             }
         }));
         drop(in_flight);

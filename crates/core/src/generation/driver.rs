@@ -12,10 +12,12 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use tokio::time::{Instant, Sleep};
 
 use super::Generation;
 use super::control::{Stop, TimeoutState};
+use super::reattach::{self, Reattachment};
 use super::token_intervals::TokenIntervals;
 use super::writer::Writer;
 use crate::log::AppendError;
@@ -27,7 +29,10 @@ use crate::model::time::unix_now;
 use crate::request::ToolNames;
 use crate::upstream::decode::{Flow, SseEvent};
 use crate::upstream::translate::{BodyEnd, Chunking, Progress, RecordWriter, Translator};
-use crate::upstream::{OpenError, StreamStep, Timeouts, TokenStream, Upstream, UpstreamRequest};
+use crate::upstream::{
+    AnswerOrigin, Asked, Attachment, OpenError, StreamStep, Timeouts, TokenStream, Upstream,
+    UpstreamRequest, UpstreamResponse,
+};
 
 /// How long usage and `[DONE]` may take after every choice has finished. Then the answer ends, whether
 /// or not the upstream still sends events without tokens.
@@ -39,6 +44,8 @@ const AFTER_FAILURE: Duration = Duration::from_secs(1);
 const READS_PER_TURN: u32 = 2;
 /// How long to wait for the end of a finished body, so that its connection can be reused.
 const DRAIN: Duration = Duration::from_millis(100);
+/// How long the head of an answer that is to be cancelled may take.
+const NAMED: Duration = Duration::from_secs(10);
 /// The most reads of a finished body. A body that goes on after its end is not worth more.
 const DRAIN_READS: u32 = 8;
 
@@ -59,19 +66,84 @@ pub struct Work {
     pub tools: ToolNames,
 }
 
+/// An answer that its upstream goes on with, and whose log was taken over from another process.
+pub(crate) struct Adopted {
+    /// What the upstream goes on with.
+    pub(crate) attachment: Attachment,
+    pub(crate) timeouts: Timeouts,
+    /// The response that the client's request continues.
+    pub(crate) previous_response_id: Option<String>,
+}
+
+/// What remains to be done with the upstream once the end is shown.
+type Rest = BoxFuture<'static, ()>;
+
+/// Where an answer comes from.
+enum Source {
+    Asked(Work),
+    Adopted(Adopted),
+}
+
 /// Writes the generation to its end. `records` may hold events that come first
-/// (`response.created`). Returns the body if its connection can be reused after it is
-/// [drained](drain).
+/// (`response.created`). Returns what remains to be done once everyone is told of the end: a body is
+/// read so that its connection can be reused, or an answer is cancelled that its upstream goes on
+/// with.
 pub(crate) async fn drive(
+    writer: Writer,
+    records: RecordWriter,
+    upstream: Arc<dyn Upstream>,
+    work: Work,
+) -> Option<Rest> {
+    drive_from(writer, records, upstream, Source::Asked(work)).await
+}
+
+/// As [`drive`], for an answer whose log was taken over.
+pub(crate) async fn drive_adopted(
+    writer: Writer,
+    records: RecordWriter,
+    upstream: Arc<dyn Upstream>,
+    adopted: Adopted,
+) -> Option<Rest> {
+    drive_from(writer, records, upstream, Source::Adopted(adopted)).await
+}
+
+async fn drive_from(
     mut writer: Writer,
     mut records: RecordWriter,
     upstream: Arc<dyn Upstream>,
-    work: Work,
-) -> Option<Box<dyn TokenStream>> {
-    let id = writer.generation().meta().id.clone();
-    let run = AssertUnwindSafe(run(&mut writer, &mut records, upstream, work))
-        .catch_unwind()
-        .await;
+    source: Source,
+) -> Option<Rest> {
+    let generation = writer.generation().clone();
+    let id = generation.meta().id.clone();
+    let (origin, client_key, first_token) = match &source {
+        Source::Asked(work) => {
+            let reasoning = work.request.reasoning.as_ref();
+            (
+                reasoning.map(|reasoning| reasoning.answer.clone()),
+                work.request.client_key.clone(),
+                work.request.first_token_timeout,
+            )
+        }
+        Source::Adopted(adopted) => (
+            Some(AnswerOrigin::attached(adopted.attachment.clone())),
+            None,
+            adopted.timeouts.first_token,
+        ),
+    };
+    let held = origin.clone().map(|origin| {
+        let held = Reattachment::new(upstream.clone(), origin, client_key, first_token);
+        Box::new(held)
+    });
+    let mut driver = Driver {
+        writer: &mut writer,
+        records: &mut records,
+        upstream,
+        origin,
+        held,
+        left: None,
+    };
+    let run = AssertUnwindSafe(driver.run(source)).catch_unwind().await;
+    let (held, left) = (driver.held.take(), driver.left.take());
     let finished = run.unwrap_or_else(|_| {
         // The panic itself was reported by the panic hook.
         tracing::error!(generation = %id, "the generation's task panicked");
@@ -82,7 +154,37 @@ pub(crate) async fn drive(
         None
     });
     writer.end_shown().await;
-    finished
+    // The process that took the log over reads the answer.
+    let runs = |held: &Reattachment| held.is_running() || matches!(left, Some(Left::Opening(..)));
+    match held.filter(|held| runs(held) && !generation.is_fenced()) {
+        Some(held) => Some(
+            async move {
+                let stream = match left {
+                    Some(Left::Opened(stream, translator)) => Some((stream, *translator)),
+                    Some(Left::Opening(opening, translator)) => {
+                        let opened = tokio::time::timeout(NAMED, opening).await;
+                        opened
+                            .ok()
+                            .and_then(Result::ok)
+                            .map(|opened| (opened.stream, *translator))
+                    }
+                    None => None,
+                };
+                held.cancel(id, stream).await;
+            }
+            .boxed(),
+        ),
+        None => finished.map(|body| drain(body).boxed()),
+    }
+}
+
+/// A request that was given up before the upstream named its answer.
+enum Left {
+    Opening(
+        BoxFuture<'static, Result<UpstreamResponse, OpenError>>,
+        Box<Translator>,
+    ),
+    Opened(Box<dyn TokenStream>, Box<Translator>),
 }
 
 /// Reads a finished body to its end, for at most 100 ms, so that its connection can be reused.
@@ -101,172 +203,281 @@ pub(crate) async fn drain(mut stream: Box<dyn TokenStream>) {
     let _ = tokio::time::timeout(DRAIN, end).await;
 }
 
-/// Returns the stream if its connection can be reused.
-async fn run(
-    writer: &mut Writer,
-    records: &mut RecordWriter,
+/// What the task of a generation works with.
+struct Driver<'a> {
+    writer: &'a mut Writer,
+    records: &'a mut RecordWriter,
     upstream: Arc<dyn Upstream>,
-    work: Work,
-) -> Option<Box<dyn TokenStream>> {
-    let generation = writer.generation().clone();
-    let Work {
-        request,
-        timeouts,
-        choices,
-        previous_response_id,
-        seal,
-        tools,
-    } = work;
-    let origin = request.reasoning.as_ref();
-    let origin = origin.map(|reasoning| reasoning.answer.clone());
-    let streamed = request.streamed;
-    // A client that asked for a stream gets chunks, also of a completion in one piece.
-    let chunking = || {
-        Box::new(Chunking {
-            id: generation.meta().id.clone(),
-            created_at: generation.meta().created_at,
-            model: generation.meta().model.clone(),
-        })
-    };
-    records.set_history(generation.clone());
-    let new_translator = || {
-        Translator::new(
-            generation.meta().api,
-            &generation.meta().id,
-            choices,
-            previous_response_id.as_deref(),
-            &tools,
-        )
-        .chunked(streamed.then(chunking))
-        .keeping(seal.clone(), origin.clone())
-    };
-    let mut translator = new_translator();
-    let mut deadlines = Deadlines::new(generation.clone(), timeouts);
-    let opened = deadlines.guard(upstream.open(request)).await;
-    let mut stream = match opened {
-        Ok(Ok(opened)) => {
-            generation.response_head().set(Ok(opened.head));
-            opened.stream
+    origin: Option<AnswerOrigin>,
+    held: Option<Box<Reattachment>>,
+    left: Option<Left>,
+}
+
+impl Driver<'_> {
+    /// Returns the stream if its connection can be reused.
+    async fn run(&mut self, source: Source) -> Option<Box<dyn TokenStream>> {
+        let Self {
+            writer,
+            records,
+            upstream,
+            origin,
+            held,
+            left,
+        } = self;
+        let generation = writer.generation().clone();
+        let (request, adopted, timeouts, choices, previous_response_id, seal, tools) = match source
+        {
+            Source::Asked(work) => (
+                Some(work.request),
+                None,
+                work.timeouts,
+                work.choices,
+                work.previous_response_id,
+                work.seal,
+                work.tools,
+            ),
+            Source::Adopted(adopted) => (
+                None,
+                Some(adopted.attachment),
+                adopted.timeouts,
+                1,
+                adopted.previous_response_id,
+                None,
+                ToolNames::default(),
+            ),
+        };
+        let streamed = request.as_ref().is_some_and(|request| request.streamed);
+        // A client that asked for a stream gets chunks, also of a completion in one piece.
+        let chunking = || {
+            Box::new(Chunking {
+                id: generation.meta().id.clone(),
+                created_at: generation.meta().created_at,
+                model: generation.meta().model.clone(),
+            })
+        };
+        records.set_history(generation.clone());
+        let new_translator = || {
+            Translator::new(
+                generation.meta().api,
+                &generation.meta().id,
+                choices,
+                previous_response_id.as_deref(),
+                &tools,
+            )
+            .chunked(streamed.then(chunking))
+            .keeping(seal.clone(), origin.clone())
+        };
+        let mut translator = new_translator();
+        let mut deadlines = Deadlines::new(generation.clone(), timeouts);
+        // Counts the attempts at an upstream that may go on without a connection.
+        let mut asked = Asked::default();
+        let mut request = request;
+        if let Some(request) = request.as_mut().filter(|request| request.reattach)
+            && let Some(name) = upstream.endpoint_name(request.endpoint)
+            && upstream.reattach_window(name).is_some()
+        {
+            request.asked.count();
+            asked = request.asked.clone();
         }
-        Ok(Err(error)) => {
-            let ending = Ending::Failed(Failure::from(&error.to_api_error()));
-            generation.response_head().set(Err(error));
-            finish(writer, records, &mut translator, ending);
-            return None;
-        }
-        Err(interrupt) => {
-            let error = interrupt.to_api_error();
-            generation
-                .response_head()
-                .set(Err(OpenError::Failed(error)));
-            finish(writer, records, &mut translator, interrupt.into_ending());
-            return None;
-        }
-    };
-    let mut appended = false;
-    let mut reads = 0;
-    loop {
-        let mut step = Poll::Pending;
-        if reads >= READS_PER_TURN {
-            reads = 0;
-            tokio::task::yield_now().await;
-            // A stream that never pauses is subject to timeouts and cancellation, too.
-            step = std::future::poll_fn(|cx| Poll::Ready(deadlines.poll_end(cx, &mut translator)))
-                .await;
-        }
-        let step = match step {
-            Poll::Ready(step) => step,
-            Poll::Pending => {
-                std::future::poll_fn(|cx| {
-                    let step = deadlines.poll_stream(cx, stream.as_mut(), &mut translator, records);
-                    if step.is_pending() {
-                        reads = 0;
+        let mut opening = match (request, adopted) {
+            (Some(request), _) => upstream.open(request),
+            (None, adopted) => {
+                translator = translator.catching_up(generation.log().clone());
+                let (Some(attachment), Some(held)) = (adopted, held.as_mut()) else {
+                    return None;
+                };
+                let opened = deadlines
+                    .patiently(Box::pin(held.open(&generation.meta().id, attachment)))
+                    .await;
+                let opened = opened.map(|opened| opened.map_err(OpenError::Failed));
+                match opened {
+                    Ok(opened) => std::future::ready(opened).boxed(),
+                    Err(interrupt) => {
+                        finish(writer, records, &mut translator, interrupt.into_ending());
+                        return None;
                     }
-                    step
-                })
-                .await
+                }
             }
         };
-        if let Step::Over(Ending::Failed(failure)) = &step
-            && !appended
-            && records.is_empty()
-            && stream.retry(failure)
-        {
-            translator = new_translator();
-            deadlines.restart();
-            continue;
-        }
-        let broken_off = match &step {
-            Step::Over(Ending::Failed(failure)) => Some(failure),
-            Step::GivenUp(Ending::Failed(failure)) if is_silence(failure) => Some(failure),
-            _ => None,
-        };
-        if let Some(failure) = broken_off
-            && continue_elsewhere(writer, records, stream.as_mut(), failure)
-        {
-            if !translator.has_usage() {
-                writer.continued_without_usage();
+        let opened = deadlines.guard(&mut opening).await;
+        let mut stream = match opened {
+            Ok(Ok(opened)) => {
+                generation.response_head().set(Ok(opened.head));
+                opened.stream
             }
-            translator.continue_elsewhere();
-            deadlines.restart_token();
-            deadlines.restart();
-            continue;
-        }
-        if let Step::Over(Ending::Failed(failure)) = &step {
-            stream.failed(failure);
-        }
-        let (Step::Over(ending) | Step::GivenUp(ending)) = step else {
-            appended |= !records.is_empty();
-            if !writer.may_append()
-                && let Err(interrupt) = deadlines.guard(writer.until_may_append()).await
-            {
-                finish(writer, records, &mut translator, interrupt.into_ending());
+            Ok(Err(error)) => {
+                let ending = Ending::Failed(Failure::from(&error.to_api_error()));
+                generation.response_head().set(Err(error));
+                finish(writer, records, &mut translator, ending);
                 return None;
             }
-            match writer.append(records) {
-                Ok(_) if writer.is_used_up() => {
-                    let reason = "max_output_tokens".to_owned();
-                    translator.end_early();
-                    let ending = Ending::Incomplete { reason };
-                    finish(writer, records, &mut translator, ending);
+            Err(interrupt) => {
+                let error = interrupt.to_api_error();
+                generation
+                    .response_head()
+                    .set(Err(OpenError::Failed(error)));
+                finish(writer, records, &mut translator, interrupt.into_ending());
+                if asked.is_asked() {
+                    *left = Some(Left::Opening(opening, Box::new(translator)));
                 }
-                Ok(mut grown) => {
-                    reads += 1;
-                    if deadlines.read_no_event {
-                        grown |= writer.note_buffered(stream.buffered());
-                    }
-                    if !grown {
+                return None;
+            }
+        };
+        drop(opening);
+        let mut appended = false;
+        let mut reads = 0;
+        loop {
+            let mut step = Poll::Pending;
+            if reads >= READS_PER_TURN {
+                reads = 0;
+                tokio::task::yield_now().await;
+                // A stream that never pauses is subject to timeouts and cancellation, too.
+                step =
+                    std::future::poll_fn(|cx| Poll::Ready(deadlines.poll_end(cx, &mut translator)))
+                        .await;
+            }
+            let step = match step {
+                Poll::Ready(step) => step,
+                Poll::Pending => {
+                    std::future::poll_fn(|cx| {
+                        let step =
+                            deadlines.poll_stream(cx, stream.as_mut(), &mut translator, records);
+                        if step.is_pending() {
+                            reads = 0;
+                        }
+                        step
+                    })
+                    .await
+                }
+            };
+            if let Step::Over(Ending::Failed(failure)) = &step
+                && !appended
+                && records.is_empty()
+                && stream.retry(failure)
+            {
+                translator = new_translator();
+                deadlines.restart();
+                continue;
+            }
+            let broken_off = match &step {
+                Step::Over(Ending::Failed(failure)) => Some(failure),
+                Step::GivenUp(Ending::Failed(failure)) if is_silence(failure) => Some(failure),
+                _ => None,
+            };
+            if let Some(failure) = broken_off
+                && continue_elsewhere(writer, records, stream.as_mut(), failure)
+            {
+                if !translator.has_usage() {
+                    writer.continued_without_usage();
+                }
+                translator.continue_elsewhere();
+                deadlines.restart_token();
+                deadlines.restart();
+                continue;
+            }
+            if let Step::Over(Ending::Failed(failure)) = &step {
+                stream.failed(failure);
+            }
+            if let Some(failure) = broken_off
+            && let Some(held) = held.as_mut()
+            && let Some(attachment) = held.attachment(failure)
+            // Events that came with the failure belong to the answer.
+            && writer.append(records).is_ok()
+            {
+                appended = true;
+                drop(std::mem::replace(&mut stream, Box::new(Nothing)));
+                tracing::info!(generation = %generation.meta().id, code = %failure.code, "the connection to the upstream is lost");
+                let opened = held.open(&generation.meta().id, attachment);
+                let ending = match deadlines.patiently(Box::pin(opened)).await {
+                    Ok(Ok(opened)) => {
+                        stream = opened.stream;
+                        translator = new_translator().catching_up(generation.log().clone());
+                        deadlines.restart_token();
                         continue;
                     }
-                    match deadlines.room().await {
-                        Ok(()) => continue,
-                        Err(interrupt) => {
-                            let ending = interrupt.into_ending();
-                            finish(writer, records, &mut translator, ending);
-                            return None;
-                        }
+                    Ok(Err(error)) => reattach::ending(&error),
+                    Err(interrupt) => interrupt.into_ending(),
+                };
+                finish(writer, records, &mut translator, ending);
+                return None;
+            }
+            let (Step::Over(ending) | Step::GivenUp(ending)) = step else {
+                if !records.is_empty() {
+                    appended = true;
+                    if let Some(held) = held.as_mut() {
+                        held.progressed();
                     }
                 }
-                Err(AppendError::Full { .. }) => {
-                    tracing::warn!(generation = %generation.meta().id, "the answer exceeds the limit on one stream");
-                    writer.seal_abruptly(&ApiError::new(
-                        ErrorCode::StreamTooLarge,
-                        "The answer is larger than the gateway keeps for one stream.",
-                    ));
+                if !writer.may_append()
+                    && let Err(interrupt) = deadlines.guard(writer.until_may_append()).await
+                {
+                    finish(writer, records, &mut translator, interrupt.into_ending());
+                    return None;
                 }
-                // Another writer took over, or the log was deleted.
-                Err(
-                    AppendError::Fenced { .. }
-                    | AppendError::Sealed
-                    | AppendError::Gap { .. }
-                    | AppendError::Expired,
-                ) => {}
+                match writer.append(records) {
+                    Ok(_) if writer.is_used_up() => {
+                        let reason = "max_output_tokens".to_owned();
+                        translator.end_early();
+                        let ending = Ending::Incomplete { reason };
+                        finish(writer, records, &mut translator, ending);
+                    }
+                    Ok(mut grown) => {
+                        reads += 1;
+                        if deadlines.read_no_event {
+                            grown |= writer.note_buffered(stream.buffered());
+                        }
+                        if !grown {
+                            continue;
+                        }
+                        match deadlines.room().await {
+                            Ok(()) => continue,
+                            Err(interrupt) => {
+                                let ending = interrupt.into_ending();
+                                finish(writer, records, &mut translator, ending);
+                                return None;
+                            }
+                        }
+                    }
+                    Err(AppendError::Full { .. }) => {
+                        tracing::warn!(generation = %generation.meta().id, "the answer exceeds the limit on one stream");
+                        writer.seal_abruptly(&ApiError::new(
+                            ErrorCode::StreamTooLarge,
+                            "The answer is larger than the gateway keeps for one stream.",
+                        ));
+                    }
+                    // Another writer took over, or the log was deleted.
+                    Err(
+                        AppendError::Fenced { .. }
+                        | AppendError::Sealed
+                        | AppendError::Gap { .. }
+                        | AppendError::Expired,
+                    ) => {}
+                }
+                return None;
+            };
+            let reusable = matches!(ending, Ending::Completed | Ending::Incomplete { .. });
+            finish(writer, records, &mut translator, ending);
+            if !reusable {
+                if held.as_ref().is_some_and(|held| held.is_unnamed()) {
+                    *left = Some(Left::Opened(stream, Box::new(translator)));
+                }
+                return None;
             }
-            return None;
-        };
-        let reusable = matches!(ending, Ending::Completed | Ending::Incomplete { .. });
-        finish(writer, records, &mut translator, ending);
-        return reusable.then_some(stream);
+            return Some(stream);
+        }
+    }
+}
+
+/// In place of a stream whose connection is closed before another one is opened.
+struct Nothing;
+
+impl TokenStream for Nothing {
+    fn poll_events(
+        &mut self,
+        _: &mut Context<'_>,
+        _: &mut dyn FnMut(SseEvent<'_>) -> Flow,
+    ) -> Poll<StreamStep> {
+        Poll::Pending
     }
 }
 
@@ -507,6 +718,18 @@ impl Deadlines {
             future.as_mut().poll(cx).map(Ok)
         })
         .await
+    }
+
+    /// As [`Deadlines::guard`]. The timeouts of the upstream do not run meanwhile.
+    async fn patiently<F: Future>(&mut self, future: F) -> Result<F::Output, Interrupt> {
+        let asked = Instant::now();
+        self.waits_for_room = true;
+        self.armed = None;
+        let result = self.guard(future).await;
+        self.waits_for_room = false;
+        self.armed = None;
+        self.started += asked.elapsed();
+        result
     }
 
     /// Starts the time to the next token again, for an upstream that continues the answer.

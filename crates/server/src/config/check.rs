@@ -16,7 +16,9 @@ use super::cluster::{Cluster, is_every_address};
 use super::finding::Finding;
 use super::limits_check::check_limits;
 use super::models::Models;
-use super::schema::{Config, Hedging, KeyEntry, Replicate, Store, StoreKind, Upstream, Webhooks};
+use super::schema::{
+    Api, Config, Hedging, KeyEntry, Replicate, Store, StoreKind, Upstream, Webhooks,
+};
 use super::secret::{REDACTED, Secret};
 use super::units::{duration, size};
 
@@ -248,6 +250,19 @@ impl Findings {
                     &format!("upstreams.{index}.health_check.timeout"),
                     check.timeout,
                     millisecond,
+                );
+            }
+            self.duration(
+                &format!("upstreams.{index}.reattach_window"),
+                upstream.reattach_window,
+                second,
+            );
+            if upstream.reattach && upstream.api != Api::Responses {
+                self.add(
+                    &format!("upstreams.{index}.reattach"),
+                    "is true for an upstream that speaks chat completions",
+                    "api: responses beside it",
+                    "Set the upstream's `api: responses`, or leave `reattach` out.",
                 );
             }
             self.duration(
