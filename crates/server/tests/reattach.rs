@@ -17,8 +17,9 @@ use support::process::Process;
 use support::{DiskWorld, Exchange, Request, eventually, get, patiently, post, response, with};
 use tokenwire_simulator::Simulator;
 
-/// The answer of the simulator, and how long it takes: 3 s.
-const PACED: &str = "tokens=60 text=count tbt=50ms";
+/// An answer that takes 8 s, and its tokens. A gateway starts in less.
+const PACED: &str = "tokens=160 text=count tbt=50ms";
+const COUNT: u64 = 160;
 
 /// A configuration whose upstream is this server, which can be attached to again.
 fn upstream(base_url: &str, more: &str) -> String {
@@ -38,12 +39,17 @@ fn on_disk(world: &DiskWorld, more: &str) -> String {
 
 /// The numbers of the tokens in the order in which they were read, and the status of the end.
 fn tokens(found: &[(u64, String)]) -> (Vec<u64>, Option<String>) {
-    let numbers: Vec<u64> = found.iter().map(|(number, _)| *number).collect();
-    assert!(numbers.is_sorted_by(|a, b| a < b), "{numbers:?}");
+    let mut last = None;
     let mut text = String::new();
     let mut end = None;
-    for (_, event) in found {
+    for (number, event) in found {
         let event: Value = serde_json::from_str(event).unwrap();
+        let ascends = last.is_none_or(|last| *number > last);
+        assert!(
+            ascends || event["type"] == "tokenwire:reset",
+            "{number} after {last:?}"
+        );
+        last = Some(*number);
         match event["type"].as_str().unwrap() {
             "response.output_text.delta" => text.push_str(event["delta"].as_str().unwrap()),
             "response.completed" | "response.failed" | "response.incomplete" => {
@@ -52,7 +58,13 @@ fn tokens(found: &[(u64, String)]) -> (Vec<u64>, Option<String>) {
                 let status = response["status"].as_str();
                 end = code.or(status).map(str::to_owned);
             }
-            "tokenwire:reset" => panic!("a reader was reset: {event}"),
+            // A kill took some events that were shown and not stored.
+            "tokenwire:reset" => {
+                let output = &event["response"]["output"];
+                text = output[0]["content"][0]["text"].as_str().unwrap().to_owned();
+                let status = event["response"]["status"].as_str().unwrap();
+                end = (status != "in_progress").then(|| status.to_owned());
+            }
             _ => {}
         }
         assert!(
@@ -67,8 +79,8 @@ fn tokens(found: &[(u64, String)]) -> (Vec<u64>, Option<String>) {
 /// Checks that the reader has seen `count` tokens, each once, and then the end.
 fn expect_whole(found: &[(u64, String)], count: u64) {
     let (tokens, end) = tokens(found);
+    assert_eq!(end.as_deref(), Some("completed"), "{tokens:?}");
     assert_eq!(tokens, (0..count).collect::<Vec<_>>());
-    assert_eq!(end.as_deref(), Some("completed"));
 }
 
 /// The requests to the simulator with this beginning.
@@ -227,7 +239,7 @@ async fn answers_go_on_after_kill_and_a_start_on_the_same_disk() {
     let mut gateway = Process::start(&config, &[]);
     let (mut stream, id) = begin(&gateway, &response(PACED)).await;
     let mut found = seen(&stream);
-    for token in ["\" t15\"", "\" t30\""] {
+    for token in ["t15", "t45"] {
         stream.until(token).await;
         found.extend(
             seen(&stream)
@@ -242,8 +254,9 @@ async fn answers_go_on_after_kill_and_a_start_on_the_same_disk() {
         stream = patiently("a gateway that goes on", async {
             loop {
                 let mut stream = Request::new(gateway.address, "GET", &path).send().await;
-                if stream.status().await == 200 {
-                    return stream;
+                match stream.status().await {
+                    200 => return stream,
+                    status => assert_eq!(status, 503),
                 }
             }
         })
@@ -251,16 +264,16 @@ async fn answers_go_on_after_kill_and_a_start_on_the_same_disk() {
     }
     drop(stream);
     let found = resumed(&gateway, &id, &found).await;
-    expect_whole(&found, 60);
+    expect_whole(&found, COUNT);
     expect_one_answer(&world.simulator, 2);
     // All of it is one log.
     let again = get(&gateway, &format!("/v1/streams/{id}")).await.text();
-    expect_whole(&events(&again), 60);
+    expect_whole(&events(&again), COUNT);
     let object = get(&gateway, &format!("/v1/responses/{id}")).await.json();
     assert_eq!(object["status"], "completed");
     assert!(object["tokenwire"].is_null(), "{object}");
     let text = object["output"][0]["content"][0]["text"].as_str().unwrap();
-    assert_eq!(text.split_whitespace().count(), 60);
+    assert_eq!(text.split_whitespace().count(), 160);
 }
 
 #[tokio::test]
@@ -305,12 +318,12 @@ async fn another_gateway_is_such_an_upstream() {
         &format!("http://{}/v1", upstream_gateway.address),
     );
     let gateway = Process::start(&config, &[]);
-    let (stream, id) = begin(&gateway, &response("tokens=60 text=count tbt=50ms")).await;
+    let (stream, id) = begin(&gateway, &response(PACED)).await;
     let found = seen(&stream);
     drop(gateway);
     let gateway = Process::start(&config, &[]);
     let found = resumed(&gateway, &id, &found).await;
-    expect_whole(&found, 60);
+    expect_whole(&found, COUNT);
     assert_eq!(behind.asked(), 1);
     // Its cancel reaches the server behind both.
     let body = response("tokens=2000 text=count tbt=50ms");

@@ -24,6 +24,8 @@ const KEPT: usize = 4096;
 const SLOW: Duration = Duration::from_secs(1);
 /// Tokens between two cuts.
 const CUT_EVERY: u64 = 5;
+/// Reads that are cut.
+const CUTS: u64 = 4;
 /// Reads that are refused.
 const BUSY: u64 = 2;
 /// How often a body looks whether its response is cancelled.
@@ -141,7 +143,7 @@ impl Held {
                 tokio::time::sleep(SLOW).await;
                 None
             }
-            Some(Again::Cut) => Some(Fault {
+            Some(Again::Cut) if number <= CUTS => Some(Fault {
                 kind: FaultKind::Cut,
                 after: (number + 1) * CUT_EVERY,
                 code: 0,

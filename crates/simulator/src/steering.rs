@@ -42,7 +42,7 @@ pub(crate) struct Steering {
 /// What is wrong with a background response that is read again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Again {
-    /// Each read is cut, a few tokens later than the one before.
+    /// The first reads are cut, each a few tokens later than the one before.
     Cut,
     /// The text is another one.
     Other,
@@ -128,7 +128,7 @@ STEERING
   encrypted=refuse        400 to a Responses request with encrypted reasoning (unsupported: if asked for)
   reasoning_back=required 400 to a chat request that lacks the reasoning of its tool calls
   ids=rotate     another id of each Responses item in every event
-  again=FAULT    a background response that is read again is cut (each time some tokens later), has
+  again=FAULT    a background response that is read again is cut four times (each some tokens later), has
                  another text (other), is gone, comes a second late (slow), or is refused twice (busy)
   window=TIME    how long after its request a background response can be read (default 5m)
 

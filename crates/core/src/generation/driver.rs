@@ -378,11 +378,14 @@ impl Driver<'_> {
             if let Step::Over(Ending::Failed(failure)) = &step {
                 stream.failed(failure);
             }
-            if let Some(failure) = broken_off
-            && let Some(held) = held.as_mut()
-            && let Some(attachment) = held.attachment(failure)
             // Events that came with the failure belong to the answer.
-            && writer.append(records).is_ok()
+            if let (Some(held), false) = (held.as_mut(), records.is_empty()) {
+                held.progressed();
+            }
+            if let Some(failure) = broken_off
+                && let Some(held) = held.as_mut()
+                && let Some(attachment) = held.attachment(failure)
+                && writer.append(records).is_ok()
             {
                 appended = true;
                 drop(std::mem::replace(&mut stream, Box::new(Nothing)));
@@ -402,12 +405,7 @@ impl Driver<'_> {
                 return None;
             }
             let (Step::Over(ending) | Step::GivenUp(ending)) = step else {
-                if !records.is_empty() {
-                    appended = true;
-                    if let Some(held) = held.as_mut() {
-                        held.progressed();
-                    }
-                }
+                appended |= !records.is_empty();
                 if !writer.may_append()
                     && let Err(interrupt) = deadlines.guard(writer.until_may_append()).await
                 {
