@@ -12,14 +12,16 @@ use super::registry::Reattach;
 use super::stored_source::unreadable;
 use super::{Registry, SharedEngine, lost_stream, unreachable};
 use crate::generation::Generation;
-use crate::log::{Epoch, LogStore, StoreError};
+use crate::log::{Block, Blocks, Epoch, LogStore, StoreError, StoredLog};
 use crate::model::error::ApiError;
-use crate::model::id::GenerationId;
+use crate::model::id::{GenerationId, Seq};
 use crate::model::include::Form;
 use crate::model::snapshot::Api;
 
 /// How long a request waits for an adoption, its own or another process'.
 const ADOPTED: Duration = Duration::from_secs(5);
+/// Bytes that one read takes from a store.
+const READ_BYTES: usize = 256 * 1024;
 /// The pause between two looks at a log that another process adopts.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -47,7 +49,46 @@ impl SharedEngine {
                 return Ok(local);
             }
         }
-        self.registry.adopt_log(store, id).await
+        match self.end_with_others(store, id).await? {
+            Some(generation) => Ok(generation),
+            None => self.registry.adopt_log(store, id).await,
+        }
+    }
+
+    /// Ends a log of this process' own store as other nodes see it: where they have it as well, the end
+    /// is made there, once. What only this store has of it is given to them first. Returns `None` if
+    /// they do not have it.
+    async fn end_with_others(
+        &self,
+        own: &Arc<dyn LogStore>,
+        id: &GenerationId,
+    ) -> Result<Option<Arc<Generation>>, StoreError> {
+        let Some(replica) = &self.replica else {
+            return Ok(None);
+        };
+        let here = own.open(id).await?;
+        if here.sealed || !replica.may_have(&here.header.meta) {
+            return Ok(None);
+        }
+        let shared = match replica.store.open(id).await {
+            Ok(shared) => shared,
+            Err(error) if error.is_gone() => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        // One that is copied at its end has its header there, and no other node ends it.
+        let followed = replica.is_replicated(&here.header.meta) || shared.end > Seq(0);
+        if !shared.sealed {
+            if !followed {
+                return Ok(None);
+            }
+            if shared.epoch_ends == here.epoch_ends {
+                append_rest(&**own, &here, &*replica.store, &shared).await?;
+            }
+        }
+        let generation = self.adopt_replica(id).await?;
+        // Its numbers may differ from those that would have been given here.
+        own.delete(id).await?;
+        Ok(Some(generation))
     }
 
     /// As [`SharedEngine::adopt`], from the store of all nodes. If another process adopts the log at
@@ -194,6 +235,40 @@ impl Registry {
             .await
             .is_ok_and(|runs| runs.is_ok())
     }
+}
+
+/// Gives a store the records that it lacks of a running log of another one, in the epoch that the log
+/// has. A log that was taken over in between is left as it is.
+async fn append_rest(
+    from: &dyn LogStore,
+    here: &StoredLog,
+    to: &dyn LogStore,
+    shared: &StoredLog,
+) -> Result<(), StoreError> {
+    let id = &here.header.meta.id;
+    let mut end = shared.end;
+    while end < here.end {
+        let batch = from.read(id, end, READ_BYTES).await?;
+        if batch.is_empty() || batch.first_seq() != end {
+            return Err(StoreError::Corrupt);
+        }
+        let mut blocks = Blocks::default();
+        blocks.push(Block {
+            id,
+            epoch: shared.epoch(),
+            first: batch.first_seq(),
+            next: batch.end_seq(),
+            bytes: batch.as_block(),
+        });
+        let (_, results) = to.append(blocks).await;
+        match results.into_iter().next() {
+            Some(Ok(appended)) => end = appended,
+            Some(Err(StoreError::Fenced { .. } | StoreError::Sealed)) => return Ok(()),
+            Some(Err(error)) => return Err(error),
+            None => return Err(StoreError::Corrupt),
+        }
+    }
+    Ok(())
 }
 
 /// Whether the upstream of a log may go on with it.

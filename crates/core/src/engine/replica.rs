@@ -59,7 +59,7 @@ pub(super) struct ReplicaBeginning {
 
 impl ReplicaOptions {
     /// Whether other processes take this generation over.
-    fn is_replicated(&self, meta: &Meta) -> bool {
+    pub(super) fn is_replicated(&self, meta: &Meta) -> bool {
         meta.background || self.running == Replicated::All
     }
 
