@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -14,7 +15,7 @@ use super::{Registry, SharedEngine, lost_stream, unreachable};
 use crate::generation::Generation;
 use crate::log::{Block, Blocks, Epoch, LogStore, StoreError, StoredLog};
 use crate::model::error::ApiError;
-use crate::model::id::{GenerationId, Seq};
+use crate::model::id::GenerationId;
 use crate::model::include::Form;
 use crate::model::snapshot::Api;
 
@@ -67,7 +68,8 @@ impl SharedEngine {
             return Ok(None);
         };
         let here = own.open(id).await?;
-        if here.sealed || !replica.may_have(&here.header.meta) {
+        // One that is only copied at its end is ended by no other node.
+        if here.sealed || !replica.is_replicated(&here.header.meta) {
             return Ok(None);
         }
         let shared = match replica.store.open(id).await {
@@ -75,15 +77,8 @@ impl SharedEngine {
             Err(error) if error.is_gone() => return Ok(None),
             Err(error) => return Err(error),
         };
-        // One that is copied at its end has its header there, and no other node ends it.
-        let followed = replica.is_replicated(&here.header.meta) || shared.end > Seq(0);
-        if !shared.sealed {
-            if !followed {
-                return Ok(None);
-            }
-            if shared.epoch_ends == here.epoch_ends {
-                append_rest(&**own, &here, &*replica.store, &shared).await?;
-            }
+        if !shared.sealed && shared.epoch_ends == here.epoch_ends {
+            append_rest(&**own, &here, &*replica.store, &shared).await?;
         }
         let generation = self.adopt_replica(id).await?;
         // Its numbers may differ from those that would have been given here.
@@ -144,8 +139,9 @@ impl Registry {
             }
             match self.adopt_log(store, id).await {
                 Ok(generation) => return Ok(generation),
-                // Another process ends it, if it lives.
-                Err(StoreError::Fenced { .. }) if Instant::now() < deadline => {}
+                // Another process ends it, if it lives. Before the gateway serves nothing can wait here.
+                Err(StoreError::Fenced { .. })
+                    if Instant::now() < deadline && Handle::try_current().is_ok() => {}
                 Err(StoreError::Fenced { .. }) => {
                     return Err(StoreError::Unavailable("another process adopts it".into()));
                 }
