@@ -1,5 +1,7 @@
 //! The steps that cargo runs.
 
+use std::num::NonZero;
+
 use crate::error::Error;
 use crate::process;
 use crate::step::{Context, Outcome, Tier};
@@ -48,7 +50,16 @@ pub(crate) fn unit(context: &Context<'_>) -> Result<Outcome, Error> {
 pub(crate) fn test(context: &Context<'_>) -> Result<Outcome, Error> {
     let root = context.workspace.root();
     if process::succeeds(process::cargo(root).args(["nextest", "--version"])) {
-        return run(context, &["nextest", "run", "--workspace"]);
+        let mut command = process::cargo(root);
+        command
+            .args(["nextest", "run", "--workspace"])
+            .args(context.rest);
+        if std::env::var_os(THREADS).is_none() {
+            // Most tests wait for a process, a timeout or a disk most of the time.
+            let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+            command.env(THREADS, (2 * cores).to_string());
+        }
+        return process::run(&mut command).map(|()| Outcome::Passed);
     }
     let mut arguments = vec![
         "test",
@@ -152,6 +163,9 @@ pub(crate) fn deny(context: &Context<'_>) -> Result<Outcome, Error> {
     )?;
     deny(context)
 }
+
+/// How many tests nextest runs at a time.
+const THREADS: &str = "NEXTEST_TEST_THREADS";
 
 /// The version of cargo-deny that `--with-deny` builds.
 const DENY: &str = "0.20.2";

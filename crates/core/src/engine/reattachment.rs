@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::Engine;
 use super::observer::{Observation, Observers};
-use crate::generation::{self, Generation, Writer, drive_adopted};
+use crate::generation::{self, Generation, Source, Writer, drive};
 use crate::log::{Epoch, LogStore};
 use crate::model::snapshot::Api;
 use crate::upstream::translate::RecordWriter;
@@ -125,7 +125,7 @@ impl Engine {
             (None, Some(replica)) => replica.go_on(&mut writer, end),
             (None, None) => {}
         }
-        let records = RecordWriter::in_epoch(end, epoch);
+        let mut records = RecordWriter::in_epoch(end, epoch);
         let running = self.registry.insert_adopted(generation.clone(), permit);
         let endpoint = self.upstream.endpoint_index(&attachment.upstream);
         let observers = Observers {
@@ -153,7 +153,9 @@ impl Engine {
         let persistence = (self.persistence.clone(), self.replica.clone());
         let upstream = self.upstream.clone();
         self.tasks.spawn(Box::pin(async move {
-            let rest = drive_adopted(writer, records, upstream, adopted).await;
+            let source = Box::new(Source::Adopted(adopted));
+            let rest = drive(&mut writer, &mut records, upstream, source).await;
+            drop((writer, records));
             drop((observation, running, persistence));
             if let Some(rest) = rest {
                 rest.await;

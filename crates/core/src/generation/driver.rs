@@ -17,7 +17,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::Generation;
 use super::control::{Stop, TimeoutState};
-use super::reattach::{self, Reattachment};
+use super::reattach::{Opening, Reattachment};
 use super::token_intervals::TokenIntervals;
 use super::writer::Writer;
 use crate::log::AppendError;
@@ -30,7 +30,7 @@ use crate::request::ToolNames;
 use crate::upstream::decode::{Flow, SseEvent};
 use crate::upstream::translate::{BodyEnd, Chunking, Progress, RecordWriter, Translator};
 use crate::upstream::{
-    AnswerOrigin, Asked, Attachment, OpenError, StreamStep, Timeouts, TokenStream, Upstream,
+    AnswerOrigin, Attachment, OpenError, StreamStep, Timeouts, TokenStream, Upstream,
     UpstreamRequest, UpstreamResponse,
 };
 
@@ -44,8 +44,6 @@ const AFTER_FAILURE: Duration = Duration::from_secs(1);
 const READS_PER_TURN: u32 = 2;
 /// How long to wait for the end of a finished body, so that its connection can be reused.
 const DRAIN: Duration = Duration::from_millis(100);
-/// How long the head of an answer that is to be cancelled may take.
-const NAMED: Duration = Duration::from_secs(10);
 /// The most reads of a finished body. A body that goes on after its end is not worth more.
 const DRAIN_READS: u32 = 8;
 
@@ -75,78 +73,68 @@ pub(crate) struct Adopted {
     pub(crate) previous_response_id: Option<String>,
 }
 
-/// What remains to be done with the upstream once the end is shown.
-type Rest = BoxFuture<'static, ()>;
-
 /// Where an answer comes from.
-enum Source {
+pub(crate) enum Source {
     Asked(Work),
     Adopted(Adopted),
 }
 
+/// What remains to be done with the upstream once all are told of the end.
+pub(crate) type Rest = BoxFuture<'static, ()>;
+
+/// What a translator of the answer is made from. A second attempt takes another one.
+struct TranslatorTerms {
+    choices: u32,
+    previous_response_id: Option<String>,
+    seal: Option<Seal>,
+    tools: ToolNames,
+    origin: Option<AnswerOrigin>,
+    streamed: bool,
+}
+
+// === impl TranslatorTerms ===
+
+impl TranslatorTerms {
+    fn translator(&self, generation: &Generation) -> Translator {
+        let meta = generation.meta();
+        // A client that asked for a stream gets chunks, also of a completion in one piece.
+        let chunking = || {
+            Box::new(Chunking {
+                id: meta.id.clone(),
+                created_at: meta.created_at,
+                model: meta.model.clone(),
+            })
+        };
+        Translator::new(
+            meta.api,
+            &meta.id,
+            self.choices,
+            self.previous_response_id.as_deref(),
+            &self.tools,
+        )
+        .chunked(self.streamed.then(chunking))
+        .keeping(self.seal.clone(), self.origin.clone())
+    }
+}
+
 /// Writes the generation to its end. `records` may hold events that come first
-/// (`response.created`). Returns what remains to be done once everyone is told of the end: a body is
-/// read so that its connection can be reused, or an answer is cancelled that its upstream goes on
-/// with.
+/// (`response.created`). Returns what remains to be done with the upstream: a body is read so that its
+/// connection can be reused, or an answer is cancelled that the upstream goes on with.
+///
+/// The arguments are references and boxes, since an async function keeps each argument twice.
 pub(crate) async fn drive(
-    writer: Writer,
-    records: RecordWriter,
+    writer: &mut Writer,
+    records: &mut RecordWriter,
     upstream: Arc<dyn Upstream>,
-    work: Work,
+    source: Box<Source>,
 ) -> Option<Rest> {
-    drive_from(writer, records, upstream, Source::Asked(work)).await
-}
-
-/// As [`drive`], for an answer whose log was taken over.
-pub(crate) async fn drive_adopted(
-    writer: Writer,
-    records: RecordWriter,
-    upstream: Arc<dyn Upstream>,
-    adopted: Adopted,
-) -> Option<Rest> {
-    drive_from(writer, records, upstream, Source::Adopted(adopted)).await
-}
-
-async fn drive_from(
-    mut writer: Writer,
-    mut records: RecordWriter,
-    upstream: Arc<dyn Upstream>,
-    source: Source,
-) -> Option<Rest> {
-    let generation = writer.generation().clone();
-    let id = generation.meta().id.clone();
-    let (origin, client_key, first_token) = match &source {
-        Source::Asked(work) => {
-            let reasoning = work.request.reasoning.as_ref();
-            (
-                reasoning.map(|reasoning| reasoning.answer.clone()),
-                work.request.client_key.clone(),
-                work.request.first_token_timeout,
-            )
-        }
-        Source::Adopted(adopted) => (
-            Some(AnswerOrigin::attached(adopted.attachment.clone())),
-            None,
-            adopted.timeouts.first_token,
-        ),
-    };
-    let held = origin.clone().map(|origin| {
-        let held = Reattachment::new(upstream.clone(), origin, client_key, first_token);
-        Box::new(held)
-    });
-    let mut driver = Driver {
-        writer: &mut writer,
-        records: &mut records,
-        upstream,
-        origin,
-        held,
-        left: None,
-    };
-    let run = AssertUnwindSafe(driver.run(source)).catch_unwind().await;
-    let (held, left) = (driver.held.take(), driver.left.take());
+    let mut held = reattachment(&upstream, &source);
+    let run = AssertUnwindSafe(run(writer, records, upstream, source, &mut held))
+        .catch_unwind()
+        .await;
     let finished = run.unwrap_or_else(|_| {
         // The panic itself was reported by the panic hook.
-        tracing::error!(generation = %id, "the generation's task panicked");
+        tracing::error!(generation = %writer.generation().meta().id, "the generation's task panicked");
         writer.seal_abruptly(&ApiError::new(
             ErrorCode::InternalError,
             "The gateway failed while it wrote this answer.",
@@ -154,41 +142,35 @@ async fn drive_from(
         None
     });
     writer.end_shown().await;
+    let generation = writer.generation();
     // The process that took the log over reads the answer.
-    let runs = |held: &Reattachment| held.is_running() || matches!(left, Some(Left::Opening(..)));
-    match held.filter(|held| runs(held) && !generation.is_fenced()) {
-        Some(held) => Some(
-            async move {
-                let stream = match left {
-                    Some(Left::Opened(stream, translator)) => Some((stream, *translator)),
-                    Some(Left::Opening(opening, translator)) => {
-                        let opened = tokio::time::timeout(NAMED, opening).await;
-                        opened
-                            .ok()
-                            .and_then(Result::ok)
-                            .map(|opened| (opened.stream, *translator))
-                    }
-                    None => None,
-                };
-                held.cancel(id, stream).await;
-            }
-            .boxed(),
-        ),
+    match held.filter(|held| held.is_running() && !generation.is_fenced()) {
+        Some(held) => Some(held.cancel(generation.meta().id.clone()).boxed()),
         None => finished.map(|body| drain(body).boxed()),
     }
 }
 
-/// A request that was given up before the upstream named its answer.
-enum Left {
-    Opening(
-        BoxFuture<'static, Result<UpstreamResponse, OpenError>>,
-        Box<Translator>,
-    ),
-    Opened(Box<dyn TokenStream>, Box<Translator>),
+/// Returns what may read the answer again.
+fn reattachment(upstream: &Arc<dyn Upstream>, source: &Source) -> Option<Box<Reattachment>> {
+    let (origin, client_key, first_token) = match source {
+        Source::Asked(Work { request, .. }) => (
+            request.reasoning.as_ref()?.answer.clone(),
+            request.client_key.clone(),
+            request.first_token_timeout,
+        ),
+        Source::Adopted(adopted) => (
+            AnswerOrigin::attached(adopted.attachment.clone()),
+            None,
+            adopted.timeouts.first_token,
+        ),
+    };
+    let upstream = upstream.clone();
+    let held = Reattachment::new(upstream, origin, client_key, first_token);
+    Some(Box::new(held))
 }
 
 /// Reads a finished body to its end, for at most 100 ms, so that its connection can be reused.
-pub(crate) async fn drain(mut stream: Box<dyn TokenStream>) {
+async fn drain(mut stream: Box<dyn TokenStream>) {
     let mut reads = 0;
     let end = std::future::poll_fn(|cx| {
         loop {
@@ -203,270 +185,174 @@ pub(crate) async fn drain(mut stream: Box<dyn TokenStream>) {
     let _ = tokio::time::timeout(DRAIN, end).await;
 }
 
-/// What the task of a generation works with.
-struct Driver<'a> {
-    writer: &'a mut Writer,
-    records: &'a mut RecordWriter,
+/// Returns the stream if its connection can be reused.
+async fn run(
+    writer: &mut Writer,
+    records: &mut RecordWriter,
     upstream: Arc<dyn Upstream>,
-    origin: Option<AnswerOrigin>,
-    held: Option<Box<Reattachment>>,
-    left: Option<Left>,
-}
-
-impl Driver<'_> {
-    /// Returns the stream if its connection can be reused.
-    async fn run(&mut self, source: Source) -> Option<Box<dyn TokenStream>> {
-        let Self {
-            writer,
-            records,
-            upstream,
-            origin,
-            held,
-            left,
-        } = self;
-        let generation = writer.generation().clone();
-        let (request, adopted, timeouts, choices, previous_response_id, seal, tools) = match source
-        {
-            Source::Asked(work) => (
-                Some(work.request),
-                None,
-                work.timeouts,
-                work.choices,
-                work.previous_response_id,
-                work.seal,
-                work.tools,
-            ),
-            Source::Adopted(adopted) => (
-                None,
-                Some(adopted.attachment),
-                adopted.timeouts,
-                1,
-                adopted.previous_response_id,
-                None,
-                ToolNames::default(),
-            ),
-        };
-        let streamed = request.as_ref().is_some_and(|request| request.streamed);
-        // A client that asked for a stream gets chunks, also of a completion in one piece.
-        let chunking = || {
-            Box::new(Chunking {
-                id: generation.meta().id.clone(),
-                created_at: generation.meta().created_at,
-                model: generation.meta().model.clone(),
-            })
-        };
-        records.set_history(generation.clone());
-        let new_translator = || {
-            Translator::new(
-                generation.meta().api,
-                &generation.meta().id,
-                choices,
-                previous_response_id.as_deref(),
-                &tools,
-            )
-            .chunked(streamed.then(chunking))
-            .keeping(seal.clone(), origin.clone())
-        };
-        let mut translator = new_translator();
-        let mut deadlines = Deadlines::new(generation.clone(), timeouts);
-        // Counts the attempts at an upstream that may go on without a connection.
-        let mut asked = Asked::default();
-        let mut request = request;
-        if let Some(request) = request.as_mut().filter(|request| request.reattach)
-            && let Some(name) = upstream.endpoint_name(request.endpoint)
-            && upstream.reattach_window(name).is_some()
-        {
-            request.asked.count();
-            asked = request.asked.clone();
+    source: Box<Source>,
+    held: &mut Option<Box<Reattachment>>,
+) -> Option<Box<dyn TokenStream>> {
+    let generation = writer.generation().clone();
+    records.set_history(generation.clone());
+    let is_adopted = matches!(*source, Source::Adopted(_));
+    let (mut opening, terms, timeouts) = ask(&*upstream, *source, held, &generation);
+    let mut translator = terms.translator(&generation);
+    if is_adopted {
+        translator = translator.catching_up(generation.log().clone());
+    }
+    let mut deadlines = Deadlines::new(generation.clone(), timeouts);
+    let opened = deadlines.until_open(&mut opening, is_adopted).await;
+    let mut stream = match note_head(&generation, opened) {
+        Ok(stream) => stream,
+        Err(ending) => {
+            finish(writer, records, &mut translator, ending);
+            if let Some(held) = held {
+                held.leave_opening(opening, translator);
+            }
+            return None;
         }
-        let mut opening = match (request, adopted) {
-            (Some(request), _) => upstream.open(request),
-            (None, adopted) => {
-                translator = translator.catching_up(generation.log().clone());
-                let (Some(attachment), Some(held)) = (adopted, held.as_mut()) else {
-                    return None;
-                };
-                let opened = deadlines
-                    .patiently(Box::pin(held.open(&generation.meta().id, attachment)))
-                    .await;
-                let opened = opened.map(|opened| opened.map_err(OpenError::Failed));
-                match opened {
-                    Ok(opened) => std::future::ready(opened).boxed(),
-                    Err(interrupt) => {
-                        finish(writer, records, &mut translator, interrupt.into_ending());
-                        return None;
+    };
+    drop(opening);
+    let mut appended = false;
+    let mut reads = 0;
+    loop {
+        let mut step = Poll::Pending;
+        if reads >= READS_PER_TURN {
+            reads = 0;
+            tokio::task::yield_now().await;
+            // A stream that never pauses is subject to timeouts and cancellation, too.
+            step = std::future::poll_fn(|cx| Poll::Ready(deadlines.poll_end(cx, &mut translator)))
+                .await;
+        }
+        let step = match step {
+            Poll::Ready(step) => step,
+            Poll::Pending => {
+                std::future::poll_fn(|cx| {
+                    let step = deadlines.poll_stream(cx, stream.as_mut(), &mut translator, records);
+                    if step.is_pending() {
+                        reads = 0;
                     }
-                }
+                    step
+                })
+                .await
             }
         };
-        let opened = deadlines.guard(&mut opening).await;
-        let mut stream = match opened {
-            Ok(Ok(opened)) => {
-                generation.response_head().set(Ok(opened.head));
-                opened.stream
+        if let Step::Over(Ending::Failed(failure)) = &step
+            && !appended
+            && records.is_empty()
+            && stream.retry(failure)
+        {
+            translator = terms.translator(&generation);
+            deadlines.restart();
+            continue;
+        }
+        let broken_off = match &step {
+            Step::Over(Ending::Failed(failure)) => Some(failure),
+            Step::GivenUp(Ending::Failed(failure)) if is_silence(failure) => Some(failure),
+            _ => None,
+        };
+        if let Some(failure) = broken_off
+            && continue_elsewhere(writer, records, stream.as_mut(), failure)
+        {
+            if !translator.has_usage() {
+                writer.continued_without_usage();
             }
-            Ok(Err(error)) => {
-                let ending = Ending::Failed(Failure::from(&error.to_api_error()));
-                generation.response_head().set(Err(error));
-                finish(writer, records, &mut translator, ending);
-                return None;
+            translator.continue_elsewhere();
+            deadlines.restart_token();
+            deadlines.restart();
+            continue;
+        }
+        if let Step::Over(Ending::Failed(failure)) = &step {
+            stream.failed(failure);
+        }
+        if let Some(failure) = broken_off
+            && let Some(mut opening) = open_again(writer, records, held, failure)
+        {
+            appended = true;
+            // Its connection is closed before another one is opened.
+            drop(std::mem::replace(&mut stream, Box::new(Nothing)));
+            let opened = deadlines.until_open(&mut opening, true).await;
+            match opened {
+                Ok(Ok(opened)) => {
+                    stream = opened.stream;
+                    translator = terms.translator(&generation);
+                    translator = translator.catching_up(generation.log().clone());
+                    deadlines.restart_token();
+                    continue;
+                }
+                Ok(Err(error)) => {
+                    let ending = Ending::Failed(Failure::from(&error.to_api_error()));
+                    finish(writer, records, &mut translator, ending);
+                }
+                Err(interrupt) => {
+                    finish(writer, records, &mut translator, interrupt.into_ending());
+                }
             }
-            Err(interrupt) => {
-                let error = interrupt.to_api_error();
-                generation
-                    .response_head()
-                    .set(Err(OpenError::Failed(error)));
+            return None;
+        }
+        let (Step::Over(ending) | Step::GivenUp(ending)) = step else {
+            appended |= !records.is_empty();
+            if !writer.may_append()
+                && let Err(interrupt) = deadlines.guard(writer.until_may_append()).await
+            {
                 finish(writer, records, &mut translator, interrupt.into_ending());
-                if asked.is_asked() {
-                    *left = Some(Left::Opening(opening, Box::new(translator)));
-                }
                 return None;
             }
-        };
-        drop(opening);
-        let mut appended = false;
-        let mut reads = 0;
-        loop {
-            let mut step = Poll::Pending;
-            if reads >= READS_PER_TURN {
-                reads = 0;
-                tokio::task::yield_now().await;
-                // A stream that never pauses is subject to timeouts and cancellation, too.
-                step =
-                    std::future::poll_fn(|cx| Poll::Ready(deadlines.poll_end(cx, &mut translator)))
-                        .await;
-            }
-            let step = match step {
-                Poll::Ready(step) => step,
-                Poll::Pending => {
-                    std::future::poll_fn(|cx| {
-                        let step =
-                            deadlines.poll_stream(cx, stream.as_mut(), &mut translator, records);
-                        if step.is_pending() {
-                            reads = 0;
-                        }
-                        step
-                    })
-                    .await
+            match writer.append(records) {
+                Ok(_) if writer.is_used_up() => {
+                    let reason = "max_output_tokens".to_owned();
+                    translator.end_early();
+                    let ending = Ending::Incomplete { reason };
+                    finish(writer, records, &mut translator, ending);
                 }
-            };
-            if let Step::Over(Ending::Failed(failure)) = &step
-                && !appended
-                && records.is_empty()
-                && stream.retry(failure)
-            {
-                translator = new_translator();
-                deadlines.restart();
-                continue;
-            }
-            let broken_off = match &step {
-                Step::Over(Ending::Failed(failure)) => Some(failure),
-                Step::GivenUp(Ending::Failed(failure)) if is_silence(failure) => Some(failure),
-                _ => None,
-            };
-            if let Some(failure) = broken_off
-                && continue_elsewhere(writer, records, stream.as_mut(), failure)
-            {
-                if !translator.has_usage() {
-                    writer.continued_without_usage();
-                }
-                translator.continue_elsewhere();
-                deadlines.restart_token();
-                deadlines.restart();
-                continue;
-            }
-            if let Step::Over(Ending::Failed(failure)) = &step {
-                stream.failed(failure);
-            }
-            // Events that came with the failure belong to the answer.
-            if let (Some(held), false) = (held.as_mut(), records.is_empty()) {
-                held.progressed();
-            }
-            if let Some(failure) = broken_off
-                && let Some(held) = held.as_mut()
-                && let Some(attachment) = held.attachment(failure)
-                && writer.append(records).is_ok()
-            {
-                appended = true;
-                drop(std::mem::replace(&mut stream, Box::new(Nothing)));
-                tracing::info!(generation = %generation.meta().id, code = %failure.code, "the connection to the upstream is lost");
-                let opened = held.open(&generation.meta().id, attachment);
-                let ending = match deadlines.patiently(Box::pin(opened)).await {
-                    Ok(Ok(opened)) => {
-                        stream = opened.stream;
-                        translator = new_translator().catching_up(generation.log().clone());
-                        deadlines.restart_token();
+                Ok(mut grown) => {
+                    reads += 1;
+                    if deadlines.read_no_event {
+                        grown |= writer.note_buffered(stream.buffered());
+                    }
+                    if !grown {
                         continue;
                     }
-                    Ok(Err(error)) => reattach::ending(&error),
-                    Err(interrupt) => interrupt.into_ending(),
-                };
-                finish(writer, records, &mut translator, ending);
-                return None;
+                    match deadlines.room().await {
+                        Ok(()) => continue,
+                        Err(interrupt) => {
+                            let ending = interrupt.into_ending();
+                            finish(writer, records, &mut translator, ending);
+                            return None;
+                        }
+                    }
+                }
+                Err(AppendError::Full { .. }) => {
+                    tracing::warn!(generation = %generation.meta().id, "the answer exceeds the limit on one stream");
+                    writer.seal_abruptly(&ApiError::new(
+                        ErrorCode::StreamTooLarge,
+                        "The answer is larger than the gateway keeps for one stream.",
+                    ));
+                }
+                // Another writer took over, or the log was deleted.
+                Err(
+                    AppendError::Fenced { .. }
+                    | AppendError::Sealed
+                    | AppendError::Gap { .. }
+                    | AppendError::Expired,
+                ) => {}
             }
-            let (Step::Over(ending) | Step::GivenUp(ending)) = step else {
-                appended |= !records.is_empty();
-                if !writer.may_append()
-                    && let Err(interrupt) = deadlines.guard(writer.until_may_append()).await
-                {
-                    finish(writer, records, &mut translator, interrupt.into_ending());
-                    return None;
-                }
-                match writer.append(records) {
-                    Ok(_) if writer.is_used_up() => {
-                        let reason = "max_output_tokens".to_owned();
-                        translator.end_early();
-                        let ending = Ending::Incomplete { reason };
-                        finish(writer, records, &mut translator, ending);
-                    }
-                    Ok(mut grown) => {
-                        reads += 1;
-                        if deadlines.read_no_event {
-                            grown |= writer.note_buffered(stream.buffered());
-                        }
-                        if !grown {
-                            continue;
-                        }
-                        match deadlines.room().await {
-                            Ok(()) => continue,
-                            Err(interrupt) => {
-                                let ending = interrupt.into_ending();
-                                finish(writer, records, &mut translator, ending);
-                                return None;
-                            }
-                        }
-                    }
-                    Err(AppendError::Full { .. }) => {
-                        tracing::warn!(generation = %generation.meta().id, "the answer exceeds the limit on one stream");
-                        writer.seal_abruptly(&ApiError::new(
-                            ErrorCode::StreamTooLarge,
-                            "The answer is larger than the gateway keeps for one stream.",
-                        ));
-                    }
-                    // Another writer took over, or the log was deleted.
-                    Err(
-                        AppendError::Fenced { .. }
-                        | AppendError::Sealed
-                        | AppendError::Gap { .. }
-                        | AppendError::Expired,
-                    ) => {}
-                }
-                return None;
-            };
-            let reusable = matches!(ending, Ending::Completed | Ending::Incomplete { .. });
-            finish(writer, records, &mut translator, ending);
-            if !reusable {
-                if held.as_ref().is_some_and(|held| held.is_unnamed()) {
-                    *left = Some(Left::Opened(stream, Box::new(translator)));
-                }
-                return None;
-            }
+            return None;
+        };
+        let reusable = matches!(ending, Ending::Completed | Ending::Incomplete { .. });
+        finish(writer, records, &mut translator, ending);
+        if reusable {
             return Some(stream);
         }
+        if let Some(held) = held {
+            held.leave_open(stream, translator);
+        }
+        return None;
     }
 }
 
-/// In place of a stream whose connection is closed before another one is opened.
+/// In place of a stream whose connection is closed.
 struct Nothing;
 
 impl TokenStream for Nothing {
@@ -476,6 +362,93 @@ impl TokenStream for Nothing {
         _: &mut dyn FnMut(SseEvent<'_>) -> Flow,
     ) -> Poll<StreamStep> {
         Poll::Pending
+    }
+}
+
+/// Asks an upstream again that goes on with the answer although the connection is lost. `None` if it
+/// does not.
+fn open_again(
+    writer: &mut Writer,
+    records: &mut RecordWriter,
+    held: &mut Option<Box<Reattachment>>,
+    failure: &Failure,
+) -> Option<Opening> {
+    let held = held.as_mut()?;
+    // Events that came with the failure belong to the answer.
+    if !records.is_empty() {
+        held.progressed();
+    }
+    let attachment = held.attachment(failure)?;
+    writer.append(records).ok()?;
+    let id = &writer.generation().meta().id;
+    tracing::info!(generation = %id, code = %failure.code, "the connection to the upstream is lost");
+    Some(held.open(id, attachment))
+}
+
+/// Begins to ask the upstream. The request is kept no longer than that.
+fn ask(
+    upstream: &dyn Upstream,
+    source: Source,
+    held: &mut Option<Box<Reattachment>>,
+    generation: &Generation,
+) -> (Opening, TranslatorTerms, Timeouts) {
+    let mut work = match (source, held.as_mut()) {
+        (Source::Asked(work), _) => work,
+        (Source::Adopted(adopted), held) => {
+            let origin = held.as_ref().map(|held| held.origin().clone());
+            let opening = held.map(|held| held.open(&generation.meta().id, adopted.attachment));
+            let terms = TranslatorTerms {
+                choices: 1,
+                previous_response_id: adopted.previous_response_id,
+                seal: None,
+                tools: ToolNames::default(),
+                origin,
+                streamed: true,
+            };
+            let opening = opening.unwrap_or_else(|| std::future::pending().boxed());
+            return (opening, terms, adopted.timeouts);
+        }
+    };
+    if work.request.reattach
+        && let Some(held) = held.as_mut()
+        && let Some(name) = upstream.endpoint_name(work.request.endpoint)
+        && upstream.reattach_window(name).is_some()
+    {
+        held.count_attempts(&mut work.request.asked);
+    }
+    let timeouts = work.timeouts;
+    let reasoning = work.request.reasoning.as_ref();
+    let terms = TranslatorTerms {
+        choices: work.choices,
+        previous_response_id: work.previous_response_id,
+        seal: work.seal,
+        tools: work.tools,
+        origin: reasoning.map(|reasoning| reasoning.answer.clone()),
+        streamed: work.request.streamed,
+    };
+    (upstream.open(work.request), terms, timeouts)
+}
+
+/// Notes the head of the upstream's response. Returns its body, or how the generation ends.
+fn note_head(
+    generation: &Generation,
+    opened: Result<Result<UpstreamResponse, OpenError>, Interrupt>,
+) -> Result<Box<dyn TokenStream>, Ending> {
+    let head = generation.response_head();
+    match opened {
+        Ok(Ok(opened)) => {
+            head.set(Ok(opened.head));
+            Ok(opened.stream)
+        }
+        Ok(Err(error)) => {
+            let ending = Ending::Failed(Failure::from(&error.to_api_error()));
+            head.set(Err(error));
+            Err(ending)
+        }
+        Err(interrupt) => {
+            head.set(Err(OpenError::Failed(interrupt.to_api_error())));
+            Err(interrupt.into_ending())
+        }
     }
 }
 
@@ -718,16 +691,23 @@ impl Deadlines {
         .await
     }
 
-    /// As [`Deadlines::guard`]. The timeouts of the upstream do not run meanwhile.
-    async fn patiently<F: Future>(&mut self, future: F) -> Result<F::Output, Interrupt> {
+    /// As [`Deadlines::guard`], for a response that is being opened. The timeouts of the upstream do not
+    /// run for one that is read again.
+    async fn until_open(
+        &mut self,
+        opening: &mut Opening,
+        again: bool,
+    ) -> Result<Result<UpstreamResponse, OpenError>, Interrupt> {
         let asked = Instant::now();
-        self.waits_for_room = true;
+        self.waits_for_room = again;
         self.armed = None;
-        let result = self.guard(future).await;
+        let opened = self.guard(opening).await;
         self.waits_for_room = false;
         self.armed = None;
-        self.started += asked.elapsed();
-        result
+        if again {
+            self.started += asked.elapsed();
+        }
+        opened
     }
 
     /// Starts the time to the next token again, for an upstream that continues the answer.

@@ -40,7 +40,7 @@ mod writer;
 pub(crate) use control::FollowerGuard;
 pub use control::{ReaderGuard, Stop};
 pub use driver::Work;
-pub(crate) use driver::{Adopted, drive, drive_adopted};
+pub(crate) use driver::{Adopted, Source, drive};
 pub use holdings::Holdings;
 pub use output_meter::OutputMeter;
 pub(crate) use remote_writer::{RemoteWriter, Wanted};

@@ -1,18 +1,21 @@
 //! A generation's hold on an answer that its upstream goes on with although no connection reads it.
 
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::model::error::{ApiError, ErrorCode};
-use crate::model::event::{Ending, Failure};
+use crate::model::event::Failure;
 use crate::model::id::GenerationId;
 use crate::upstream::decode::Flow;
 use crate::upstream::translate::{RecordWriter, Translator};
 use crate::upstream::{
-    AnswerOrigin, AttachRequest, Attachment, SecretString, StreamStep, TokenStream, Upstream,
-    UpstreamResponse, may_come_back,
+    AnswerOrigin, Asked, AttachRequest, Attachment, OpenError, SecretString, StreamStep,
+    TokenStream, Upstream, UpstreamResponse, may_come_back,
 };
 
 /// The pause after a first attempt that failed. It doubles with each further one.
@@ -37,6 +40,19 @@ pub(super) struct Reattachment {
     since: Instant,
     /// Attempts since the last record.
     fruitless: u32,
+    /// Counts the requests that were sent.
+    asked: Asked,
+    /// The request, if it was given up before the upstream named its answer.
+    left: Option<Left>,
+}
+
+/// A response that is being opened.
+pub(super) type Opening = BoxFuture<'static, Result<UpstreamResponse, OpenError>>;
+
+/// A request that was given up before the upstream named its answer.
+enum Left {
+    Opening(Opening, Box<Translator>),
+    Open(Box<dyn TokenStream>, Box<Translator>),
 }
 
 impl Reattachment {
@@ -53,6 +69,33 @@ impl Reattachment {
             first_token_timeout,
             since: Instant::now(),
             fruitless: 0,
+            asked: Asked::default(),
+            left: None,
+        }
+    }
+
+    /// Who answers.
+    pub(super) fn origin(&self) -> &AnswerOrigin {
+        &self.origin
+    }
+
+    /// Counts the attempts at an upstream that may go on without a connection.
+    pub(super) fn count_attempts(&mut self, asked: &mut Asked) {
+        asked.count();
+        self.asked = asked.clone();
+    }
+
+    /// Keeps a request whose answer has to be cancelled once it is named.
+    pub(super) fn leave_opening(&mut self, opening: Opening, translator: Translator) {
+        if self.asked.is_asked() {
+            self.left = Some(Left::Opening(opening, Box::new(translator)));
+        }
+    }
+
+    /// As [`Reattachment::leave_opening`], for a response that has begun.
+    pub(super) fn leave_open(&mut self, stream: Box<dyn TokenStream>, translator: Translator) {
+        if self.origin.is_unnamed() {
+            self.left = Some(Left::Open(stream, Box::new(translator)));
         }
     }
 
@@ -83,62 +126,36 @@ impl Reattachment {
     ///
     /// # Errors
     /// [`ErrorCode::ProducerLost`].
-    pub(super) async fn open(
-        &mut self,
-        id: &GenerationId,
-        attachment: Attachment,
-    ) -> Result<UpstreamResponse, ApiError> {
+    pub(super) fn open(&mut self, id: &GenerationId, attachment: Attachment) -> Opening {
         self.fruitless += 1;
-        let Some(window) = self.upstream.reattach_window(&attachment.upstream) else {
-            return Err(lost("The upstream of this answer is not there any more."));
-        };
-        let request = self.request(attachment);
-        let mut pause = PAUSE;
-        loop {
-            let opened = timeout(HEAD, self.upstream.attach(request.clone())).await;
-            match opened {
-                Ok(Ok(opened)) => {
-                    tracing::info!(generation = %id, upstream = %request.attachment.upstream, "the answer is read from its upstream again");
-                    return Ok(opened);
-                }
-                Ok(Err(error)) if !may_come_back(&error) => {
-                    return Err(lost(
-                        "The connection was lost, and the upstream does not give the answer again.",
-                    ));
-                }
-                Ok(Err(_)) | Err(_) => {}
-            }
-            if self.since.elapsed() + pause >= window {
-                return Err(lost(
-                    "The connection was lost, and the upstream did not come back in time.",
-                ));
-            }
-            sleep(pause.mul_f64(rand::random_range(0.5..1.0))).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
+        let (upstream, since) = (self.upstream.clone(), self.since);
+        let (id, request) = (id.clone(), self.request(attachment));
+        async move {
+            let opened = open(&*upstream, &id, request, since).await;
+            opened.map_err(OpenError::Failed)
         }
-    }
-
-    /// Whether the upstream goes on with an answer whose id is not known.
-    pub(super) fn is_unnamed(&self) -> bool {
-        self.origin.is_unnamed()
+        .boxed()
     }
 
     /// Whether the upstream may go on with the answer.
     pub(super) fn is_running(&self) -> bool {
-        self.origin.attachment().is_some() || self.origin.is_unnamed()
+        self.origin.attachment().is_some() || self.origin.is_unnamed() || self.left.is_some()
     }
 
-    /// Ends the answer at the upstream. `stream` is read on if the answer's id is not known yet.
-    pub(super) async fn cancel(
-        self,
-        id: GenerationId,
-        stream: Option<(Box<dyn TokenStream>, Translator)>,
-    ) {
-        if let Some((stream, translator)) = stream
-            && self.origin.is_unnamed()
-        {
-            let named = self.until_named(stream, translator);
-            let _ = timeout(NAME, named).await;
+    /// Ends the answer at the upstream. A request that was given up is read on until its answer is
+    /// named.
+    pub(super) async fn cancel(mut self: Box<Self>, id: GenerationId) {
+        let (origin, left) = (self.origin.clone(), self.left.take());
+        let left = match left {
+            Some(Left::Open(stream, translator)) => Some((stream, translator)),
+            Some(Left::Opening(opening, translator)) => match timeout(NAME, opening).await {
+                Ok(Ok(opened)) => Some((opened.stream, translator)),
+                Ok(Err(_)) | Err(_) => None,
+            },
+            None => None,
+        };
+        if let Some((stream, translator)) = left {
+            let _ = timeout(NAME, until_named(&origin, stream, *translator)).await;
         }
         let Some(attachment) = self.origin.attachment() else {
             return;
@@ -156,39 +173,74 @@ impl Reattachment {
             }
         }
     }
+}
 
-    /// Reads a stream until the answer's id is known.
-    async fn until_named(&self, mut stream: Box<dyn TokenStream>, mut translator: Translator) {
-        let mut nowhere = RecordWriter::new();
-        std::future::poll_fn(|cx| {
-            loop {
-                if !self.origin.is_unnamed() {
-                    return std::task::Poll::Ready(());
-                }
-                let step = stream.poll_events(cx, &mut |event| {
-                    let _ = translator.event(event, &mut nowhere);
-                    if self.origin.is_unnamed() {
-                        Flow::Continue
-                    } else {
-                        Flow::Stop
-                    }
-                });
-                match step {
-                    std::task::Poll::Ready(StreamStep::Read) => {}
-                    std::task::Poll::Ready(_) => return std::task::Poll::Ready(()),
-                    std::task::Poll::Pending => return std::task::Poll::Pending,
-                }
+/// Reads a stream until the answer's id is known.
+async fn until_named(
+    origin: &AnswerOrigin,
+    mut stream: Box<dyn TokenStream>,
+    mut translator: Translator,
+) {
+    let mut nowhere = RecordWriter::new();
+    std::future::poll_fn(|cx| {
+        loop {
+            if !origin.is_unnamed() {
+                return Poll::Ready(());
             }
-        })
-        .await;
+            let step = stream.poll_events(cx, &mut |event| {
+                let _ = translator.event(event, &mut nowhere);
+                if origin.is_unnamed() {
+                    Flow::Continue
+                } else {
+                    Flow::Stop
+                }
+            });
+            match step {
+                Poll::Ready(StreamStep::Read) => {}
+                Poll::Ready(_) => return Poll::Ready(()),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    })
+    .await;
+}
+
+/// Asks for an answer again, until the upstream gives it or says that it does not any more.
+async fn open(
+    upstream: &dyn Upstream,
+    id: &GenerationId,
+    request: AttachRequest,
+    since: Instant,
+) -> Result<UpstreamResponse, ApiError> {
+    let name = &request.attachment.upstream;
+    let Some(window) = upstream.reattach_window(name) else {
+        return Err(lost("The upstream of this answer is not there any more."));
+    };
+    let mut pause = PAUSE;
+    loop {
+        let opened = timeout(HEAD, upstream.attach(request.clone())).await;
+        match opened {
+            Ok(Ok(opened)) => {
+                tracing::info!(generation = %id, upstream = %name, "the answer is read from its upstream again");
+                return Ok(opened);
+            }
+            Ok(Err(error)) if !may_come_back(&error) => {
+                return Err(lost(
+                    "The connection was lost, and the upstream does not give the answer again.",
+                ));
+            }
+            Ok(Err(_)) | Err(_) => {}
+        }
+        if since.elapsed() + pause >= window {
+            return Err(lost(
+                "The connection was lost, and the upstream did not come back in time.",
+            ));
+        }
+        sleep(pause.mul_f64(rand::random_range(0.5..1.0))).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
     }
 }
 
 fn lost(message: &str) -> ApiError {
     ApiError::new(ErrorCode::ProducerLost, message)
-}
-
-/// Returns the ending of an answer that cannot be read again.
-pub(super) fn ending(error: &ApiError) -> Ending {
-    Ending::Failed(Failure::from(error))
 }
