@@ -375,11 +375,9 @@ fn open_again(
 ) -> Option<Opening> {
     let held = held.as_mut()?;
     // Events that came with the failure belong to the answer.
-    if !records.is_empty() {
-        held.progressed();
-    }
-    let attachment = held.attachment(failure)?;
     writer.append(records).ok()?;
+    held.note_end(writer.generation().tail().ok()?.next);
+    let attachment = held.attachment(failure)?;
     let id = &writer.generation().meta().id;
     tracing::info!(generation = %id, code = %failure.code, "the connection to the upstream is lost");
     Some(held.open(id, attachment))

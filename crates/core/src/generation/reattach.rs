@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::model::error::{ApiError, ErrorCode};
 use crate::model::event::Failure;
-use crate::model::id::GenerationId;
+use crate::model::id::{GenerationId, Seq};
 use crate::upstream::decode::Flow;
 use crate::upstream::translate::{RecordWriter, Translator};
 use crate::upstream::{
@@ -40,6 +40,8 @@ pub(super) struct Reattachment {
     since: Instant,
     /// Attempts since the last record.
     fruitless: u32,
+    /// Where the log ended at the last attempt.
+    end: Option<Seq>,
     /// Counts the requests that were sent.
     asked: Asked,
     /// The request, if it was given up before the upstream named its answer.
@@ -69,6 +71,7 @@ impl Reattachment {
             first_token_timeout,
             since: Instant::now(),
             fruitless: 0,
+            end: None,
             asked: Asked::default(),
             left: None,
         }
@@ -107,9 +110,11 @@ impl Reattachment {
         self.origin.attachment()
     }
 
-    /// Notes that the answer has grown.
-    pub(super) fn progressed(&mut self) {
-        self.fruitless = 0;
+    /// Notes where the log ends. One that has grown since the last attempt is worth another one.
+    pub(super) fn note_end(&mut self, end: Seq) {
+        if self.end.replace(end) != Some(end) {
+            self.fruitless = 0;
+        }
     }
 
     fn request(&self, attachment: Attachment) -> AttachRequest {

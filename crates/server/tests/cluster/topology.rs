@@ -59,7 +59,7 @@ async fn expect_nodes_work(nodes: &[Process; 2], owner: Process) {
     // A key starts one stream on all nodes.
     let keyed = |node: &Process| {
         post(node, "/v1/responses", &response("tokens=5 text=count"))
-            .header("idempotency-key", "a key of all nodes")
+            .header("idempotency-key", "a-key-of-all-nodes")
     };
     let first = keyed(one).answer().await;
     let second = keyed(two).answer().await;
