@@ -44,7 +44,7 @@ impl Address {
     pub(super) fn parse(text: &str) -> Result<Self, RedisError> {
         let (scheme, rest) = text.split_once("://").ok_or(RedisError::Address)?;
         let (tls, kind) = match scheme.split_once('+') {
-            None => return Ok(Self::Server(text.to_owned())),
+            None | Some((_, "unix")) => return Ok(Self::Server(text.to_owned())),
             Some(("redis", kind)) => (false, kind),
             Some(("rediss", kind)) => (true, kind),
             Some(_) => return Err(RedisError::Address),
@@ -142,7 +142,13 @@ mod tests {
 
     #[test]
     fn addresses_name_a_server_a_cluster_or_sentinels() {
-        assert!(parsed("redis://a:1/2") == Address::Server("redis://a:1/2".to_owned()));
+        for server in [
+            "redis://a:1/2",
+            "unix:///run/redis.sock",
+            "redis+unix:///run/redis.sock",
+        ] {
+            assert!(parsed(server) == Address::Server(server.to_owned()));
+        }
         let nodes = ["rediss://u:p%40@a:1/", "rediss://u:p%40@b:2/"].map(str::to_owned);
         let expected = Address::Cluster(nodes.to_vec());
         assert!(parsed("rediss+cluster://u:p%40@a:1,b:2") == expected);
