@@ -114,6 +114,7 @@ impl Plan {
                     locality,
                     chat: ChatSettings::default(),
                     continuation: self.continuation,
+                    reattach: None,
                     stats,
                 }
             })

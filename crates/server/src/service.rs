@@ -83,6 +83,18 @@ pub struct Service {
     gauges: Gauges,
     /// Request headers that go to the upstream.
     forwarded: Vec<HeaderName>,
+    /// Goes on with answers of lost processes, where an upstream can be attached to again.
+    _reattaching: Option<Reattaching>,
+}
+
+/// A task of a worker, which ends with the worker's state.
+#[derive(Debug)]
+struct Reattaching(tokio::task::AbortHandle);
+
+impl Drop for Reattaching {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 /// State that all workers share.
@@ -290,6 +302,11 @@ impl Service {
             .engine(Arc::new(router.clone()))
             .observed_by(tracer.observing(shared.metrics.observer()))
             .with_end_notifier(Arc::new(shared.webhooks.clone()));
+        let reattaches = config.upstreams.iter().any(|upstream| upstream.reattach);
+        let reattaching = tokio::runtime::Handle::try_current()
+            .ok()
+            .filter(|_| reattaches)
+            .map(|runtime| Reattaching(runtime.spawn(engine.clone().reattach()).abort_handle()));
         let server = &config.server;
         let public_url = server
             .public_url
@@ -316,6 +333,7 @@ impl Service {
             .filter(|name| !matches!(name.as_str(), TRACEPARENT | TRACESTATE))
             .collect();
         Ok(Self {
+            _reattaching: reattaching,
             config,
             engine,
             router,
@@ -555,6 +573,7 @@ pub fn shared_engine(
         })
         .disconnect_grace(streams.disconnect_grace)
         .secret(sealing::secret(config))
+        .reattach(config.upstreams.iter().any(|upstream| upstream.reattach))
         .reuse(ReuseOptions {
             coalesce: reuse.coalesce,
             cache: reuse.cache,
@@ -633,6 +652,7 @@ fn route(config: &Config, shared: &SharedUpstream, endpoint: Arc<OpenAi>) -> Rou
             schema::Continuation::Prefix => Continuation::Prefix,
             schema::Continuation::FinalMessage => Continuation::FinalMessage,
         },
+        reattach: upstream.reattach.then_some(upstream.reattach_window),
         stats: shared.stats.clone(),
     }
 }

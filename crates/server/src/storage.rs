@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use futures::executor::block_on;
 use tokenwire_core::engine::SharedEngine;
+use tokenwire_core::generation::Generation;
 use tokenwire_core::log::StoreError;
 use tokenwire_core::model::id::GenerationId;
 use tokenwire_core::model::usage::TokenUsage;
@@ -15,7 +16,9 @@ use tokio::task::unconstrained;
 use crate::config::schema::{Config, StoreKind};
 use crate::limits::{Limits, Unsettled, UsageRecords};
 
-/// The pause between two attempts to end the logs of an earlier process.
+/// The pause before those answers go on that need a worker.
+const FIRST_RETRY: Duration = Duration::from_millis(50);
+/// The longest pause between two attempts to end the logs of an earlier process.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// Opens the store that is configured, if logs are to outlive the process. Reads what earlier
@@ -88,8 +91,10 @@ pub(crate) async fn recover_rest(
     engine: SharedEngine,
     webhooks: Webhooks,
 ) {
+    let mut pause = FIRST_RETRY;
     while !rest.is_empty() {
-        tokio::time::sleep(RETRY).await;
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(RETRY);
         rest = end_each(rest, &engine, &webhooks).await;
     }
 }
@@ -102,7 +107,8 @@ pub(crate) async fn end_each(
     let mut rest = Vec::new();
     for id in ids {
         match engine.adopt(&id).await {
-            Ok(generation) => webhooks.ended(&generation),
+            Ok(generation) if generation.is_over() => webhooks.ended(&generation),
+            Ok(generation) => report_later(generation, webhooks.clone()),
             Err(StoreError::Unavailable(error)) => {
                 tracing::debug!(generation = %id, %error, "a lost stream cannot be ended now");
                 rest.push(id);
@@ -116,6 +122,14 @@ pub(crate) async fn end_each(
         }
     }
     rest
+}
+
+/// Reports the end of a generation to its webhook that goes on with its upstream.
+pub(crate) fn report_later(generation: Arc<Generation>, webhooks: Webhooks) {
+    tokio::spawn(async move {
+        generation.ended().await;
+        webhooks.ended(&generation);
+    });
 }
 
 /// Goes on with the usage that earlier processes have counted, and keeps that of this one. To be

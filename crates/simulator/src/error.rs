@@ -188,6 +188,16 @@ impl ApiError {
         }
     }
 
+    pub(crate) fn response_not_found(id: &str) -> Self {
+        Self {
+            status: 404,
+            message: format!("Response with id '{id}' not found."),
+            kind: "invalid_request_error",
+            param: None,
+            code: None,
+        }
+    }
+
     pub(crate) fn wrong_method(method: &str, path: &str) -> Self {
         Self {
             status: 405,

@@ -41,6 +41,7 @@
 //! ```
 
 mod answer;
+mod background;
 mod body;
 mod chat;
 mod conversation;

@@ -112,6 +112,17 @@ impl Plan {
         Ok(())
     }
 
+    /// Returns the same plan with another text, for an upstream that answers anew.
+    pub(crate) fn with_other_text(&self) -> Self {
+        let mut other = self.clone();
+        for choice in &mut other.choices {
+            choice.output = Output::Text(Pieces::written(
+                "Another answer than the one before, with other words.",
+            ));
+        }
+        other
+    }
+
     pub(crate) fn reasoning_tokens(&self) -> u64 {
         self.choices
             .iter()

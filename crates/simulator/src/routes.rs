@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+use crate::background::{Background, Held, MakeOutline, Read};
 use crate::body::{Answer, Broken};
 use crate::chat;
 use crate::conversation::{self, Conversation};
@@ -41,6 +42,7 @@ pub(crate) struct Service {
     recorder: Arc<Recorder>,
     /// How often each `id=` has used a fault with `times=`.
     seen: Mutex<HashMap<String, u64>>,
+    background: Background,
     /// Makes the ids of this run unique.
     run: u64,
     started: u64,
@@ -56,6 +58,10 @@ enum Dialect {
 /// Paths below `/v1/responses` that answer at once.
 const INPUT_TOKENS: &str = "/v1/responses/input_tokens";
 const COMPACT: &str = "/v1/responses/compact";
+/// What the path of a response begins with.
+const BELOW_RESPONSES: &str = "/v1/responses/";
+/// How long a background response can be read, as at OpenAI.
+const WINDOW: Duration = Duration::from_secs(5 * 60);
 
 /// Time limit for receiving a request body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(60);
@@ -76,6 +82,7 @@ impl Service {
             examples,
             recorder,
             seen: Mutex::default(),
+            background: Background::default(),
             run,
             started: seconds_since_1970(),
         }
@@ -115,7 +122,15 @@ impl Service {
             self.recorder
                 .arrived(route, parts.method.clone(), path.clone(), parts.headers);
         let result = match (route, &parts.method) {
-            (Route::Other, method) => Err(ApiError::unknown_url(method.as_str(), &path)),
+            (Route::Other, &Method::GET | &Method::POST) if path.starts_with(BELOW_RESPONSES) => {
+                match self.admit(authorization.as_ref()) {
+                    Ok(()) => {
+                        self.held(&parts.method, &path, parts.uri.query(), &mut guard)
+                            .await
+                    }
+                    Err(error) => Err(error),
+                }
+            }
             (Route::Models, &Method::GET) => self
                 .admit(authorization.as_ref())
                 .and_then(|()| self.models(&path))
@@ -144,6 +159,7 @@ impl Service {
                     Err(error) => Err(error),
                 }
             }
+            (Route::Other, method) => Err(ApiError::unknown_url(method.as_str(), &path)),
             (_, method) => Err(ApiError::wrong_method(method.as_str(), &path)),
         };
         match result {
@@ -329,6 +345,29 @@ impl Service {
             plan.check_held()?;
         }
         let usage = steering.usage.unwrap_or(true);
+        if dialect == Dialect::Responses
+            && conversation.stream
+            && request["background"] == Value::Bool(true)
+        {
+            let (account, rotate) = (account.to_owned(), steering.rotate);
+            let make: MakeOutline = {
+                let (plan, request) = (plan, request.clone());
+                let other = plan.with_other_text();
+                Box::new(move |is_other| {
+                    let plan = if is_other { &other } else { &plan };
+                    Outline::new(plan.clone(), &request, usage, &account, rotate)
+                })
+            };
+            let id = make(false).response_id();
+            let window = steering.window.unwrap_or(WINDOW);
+            let held = Held::new(make, schedule, steering.again, window);
+            let held = self.background.keep(id, held);
+            headers.insert(
+                CONTENT_TYPE,
+                HeaderValue::from_static("text/event-stream; charset=utf-8"),
+            );
+            return Ok(Reply::Staged(StatusCode::OK, headers, held.first(fault)));
+        }
         let outline = |plan| Outline::new(plan, &request, usage, account, steering.rotate);
         let tokens = plan.completion_tokens();
         if conversation.stream {
@@ -366,6 +405,49 @@ impl Service {
             Whole::Failed(error) => return Err(error),
             Whole::Staged(director) => Reply::Staged(StatusCode::OK, headers, director),
         })
+    }
+
+    /// Reads or cancels a response that goes on in the background.
+    async fn held(
+        &self,
+        method: &Method,
+        path: &str,
+        query: Option<&str>,
+        guard: &mut Guard,
+    ) -> Result<Reply, ApiError> {
+        let unknown = || ApiError::unknown_url(method.as_str(), path);
+        let rest = path.strip_prefix(BELOW_RESPONSES).ok_or_else(unknown)?;
+        let (id, command) = rest.split_once('/').unwrap_or((rest, ""));
+        let held = self
+            .background
+            .get(id)
+            .ok_or_else(|| ApiError::response_not_found(id))?;
+        match (method, command) {
+            (&Method::POST, "cancel") => {
+                held.cancel();
+                let response = json!({"id": id, "object": "response", "status": "cancelled"});
+                Ok(Reply::Json(response))
+            }
+            (&Method::GET, "") => {
+                let mut query = query.unwrap_or_default().split('&');
+                let after = query.find_map(|pair| pair.strip_prefix("starting_after="));
+                let after = after.and_then(|after| after.parse().ok());
+                guard.streaming();
+                match held.read(after).await {
+                    Read::Events(director) => {
+                        let mut headers = headers(self.run);
+                        headers.insert(
+                            CONTENT_TYPE,
+                            HeaderValue::from_static("text/event-stream; charset=utf-8"),
+                        );
+                        Ok(Reply::Staged(StatusCode::OK, headers, director))
+                    }
+                    Read::Busy => Err(ApiError::of_status(503, "")),
+                    Read::Gone => Err(ApiError::response_not_found(id)),
+                }
+            }
+            _ => Err(unknown()),
+        }
     }
 
     /// Returns the full body, or none if the peer closed or broke the framing before its end.

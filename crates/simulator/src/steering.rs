@@ -35,6 +35,23 @@ pub(crate) struct Steering {
     pub(crate) encrypted: Option<Encrypted>,
     pub(crate) reasoning_back: bool,
     pub(crate) rotate: bool,
+    pub(crate) again: Option<Again>,
+    pub(crate) window: Option<Duration>,
+}
+
+/// What is wrong with a background response that is read again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Again {
+    /// The first reads are cut, each a few tokens later than the one before.
+    Cut,
+    /// The text is another one.
+    Other,
+    /// It is not known any more.
+    Gone,
+    /// The head comes late.
+    Slow,
+    /// The first reads are refused with 503.
+    Busy,
 }
 
 /// How encrypted reasoning is refused.
@@ -69,7 +86,7 @@ pub(crate) enum SteeringError {
 }
 
 /// The keys, for error messages.
-const KEYS: &str = "tokens, ttft, tbt, jitter, head, seed, size, text, reasoning, calls, tool, arguments, refusal, finish, usage, fault, after, code, retry_after, times, id, encrypted, reasoning_back, ids";
+const KEYS: &str = "tokens, ttft, tbt, jitter, head, seed, size, text, reasoning, calls, tool, arguments, refusal, finish, usage, fault, after, code, retry_after, times, id, encrypted, reasoning_back, ids, again, window";
 
 /// The most tokens of one answer.
 const MAX_TOKENS: u64 = 1_000_000_000;
@@ -111,6 +128,9 @@ STEERING
   encrypted=refuse        400 to a Responses request with encrypted reasoning (unsupported: if asked for)
   reasoning_back=required 400 to a chat request that lacks the reasoning of its tool calls
   ids=rotate     another id of each Responses item in every event
+  again=FAULT    a background response that is read again is cut four times (each some tokens later), has
+                 another text (other), is gone, comes a second late (slow), or is refused twice (busy)
+  window=TIME    how long after its request a background response can be read (default 5m)
 
   TIME is 50ms, 1.5s, 200us, 0; BYTES is 512, 64KiB, 20MiB.
 
@@ -273,6 +293,17 @@ impl Steering {
                 "rotate" => self.rotate = true,
                 _ => return Err(bad("`rotate`")),
             },
+            "again" => {
+                self.again = Some(match value {
+                    "cut" => Again::Cut,
+                    "other" => Again::Other,
+                    "gone" => Again::Gone,
+                    "slow" => Again::Slow,
+                    "busy" => Again::Busy,
+                    _ => return Err(bad("`cut`, `other`, `gone`, `slow` or `busy`")),
+                });
+            }
+            "window" => self.window = Some(time()?),
             _ => return Err(SteeringError::UnknownKey(shorten(key))),
         }
         Ok(())

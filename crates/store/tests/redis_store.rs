@@ -18,8 +18,8 @@ use tokenwire_core::log::{Block, Blocks, Epoch, LogHeader, LogStore, StoreError}
 use tokenwire_core::model::id::{GenerationId, Seq};
 use tokenwire_core::model::record::RecordBatch;
 use tokenwire_store::redis::{RedisClient, RedisOptions, RedisRetention, RedisStore};
-use tokenwire_testkit::RedisServer;
 use tokenwire_testkit::store_conformance::{block, header, log_contents};
+use tokenwire_testkit::{RedisCluster, RedisServer, WatchedRedis};
 
 thread_local! {
     /// The server of a conformance test, which ends with the test's thread.
@@ -40,6 +40,103 @@ fn redis() -> Arc<RedisStore> {
 
 mod bare {
     tokenwire_testkit::store_conformance!(super::redis);
+}
+
+thread_local! {
+    /// As [`SERVER`].
+    static CLUSTER: RefCell<Option<RedisCluster>> = const { RefCell::new(None) };
+    static WATCHED: RefCell<Option<WatchedRedis>> = const { RefCell::new(None) };
+}
+
+fn store_at(url: String) -> Arc<RedisStore> {
+    let client = RedisClient::new(RedisOptions::new(url)).unwrap();
+    Arc::new(RedisStore::new(client, RedisRetention::default()))
+}
+
+/// Three nodes of a Redis Cluster.
+mod cluster {
+    use super::*;
+
+    fn redis() -> Arc<RedisStore> {
+        let cluster = RedisCluster::start();
+        let store = store_at(cluster.url());
+        CLUSTER.set(Some(cluster));
+        store
+    }
+
+    tokenwire_testkit::store_conformance!(redis);
+}
+
+/// A master that a Sentinel watches.
+mod watched {
+    use super::*;
+
+    fn redis() -> Arc<RedisStore> {
+        let watched = WatchedRedis::start();
+        let store = store_at(watched.url());
+        WATCHED.set(Some(watched));
+        store
+    }
+
+    tokenwire_testkit::store_conformance!(redis);
+}
+
+#[tokio::test]
+async fn logs_are_spread_over_the_nodes_of_a_cluster() {
+    let cluster = RedisCluster::start();
+    let store = store_at(cluster.url());
+    for _ in 0..24 {
+        let (_, id) = create(&*store).await;
+        append(&*store, &id, FIRST, &block(0, &[1, 1]))
+            .await
+            .unwrap();
+        let sealed = store.seal(&id, FIRST, block(2, &[1]), Some(Bytes::from_static(b"{}")));
+        sealed.await.unwrap();
+        expect_ones(store.clone(), &id, 3).await;
+    }
+    for node in cluster.nodes() {
+        assert_ne!(node.command(&["DBSIZE"]), "0");
+    }
+}
+
+#[tokio::test]
+async fn writer_goes_on_after_a_failover_that_sentinels_make() {
+    let mut watched = WatchedRedis::start();
+    let store = store_at(watched.url());
+    let (header, id) = create(&*store).await;
+    append(&*store, &id, FIRST, &block(0, &[1, 1]))
+        .await
+        .unwrap();
+    watched.fail_over();
+    // The replica may not have got all that the master has acknowledged.
+    let all = block(0, &[1; 4]);
+    let end = loop {
+        match append(&*store, &id, FIRST, &all).await {
+            Err(StoreError::NotFound) => {
+                let _ = store.create(header.clone()).await;
+            }
+            Err(error) => assert!(error.is_retryable(), "{error}"),
+            Ok(end) => break end,
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    assert_eq!(end, Seq(4));
+    expect_ones(store, &id, 4).await;
+}
+
+#[tokio::test]
+async fn address_of_another_kind_of_server_is_refused_with_the_remedy() {
+    let cluster = RedisCluster::start();
+    let server = RedisServer::start();
+    for (url, remedy) in [
+        (cluster.nodes()[0].url(), "redis+cluster://"),
+        (format!("redis+cluster://{}", server.address()), "redis://"),
+    ] {
+        let client = RedisClient::new(RedisOptions::new(url.clone())).unwrap();
+        let error = client.check().await.unwrap_err();
+        assert!(!error.is_retryable(), "{url}: {error}");
+        assert!(error.to_string().contains(remedy), "{url}: {error}");
+    }
 }
 
 /// Every change happens twice.

@@ -37,6 +37,7 @@ mod engine;
 mod faulty_store;
 mod framing;
 mod reader;
+mod redis_cluster;
 mod redis_server;
 mod upstream;
 
@@ -45,5 +46,6 @@ pub use engine::{EngineOptions, TestEngine, no_timeouts, scripted_target, settle
 pub use faulty_store::{Fault, FaultyStore, Operation};
 pub use framing::{JsonLines, Line};
 pub use reader::Reader;
+pub use redis_cluster::{RedisCluster, WatchedRedis};
 pub use redis_server::RedisServer;
 pub use upstream::{Call, OpeningPlan, ScriptedUpstream};

@@ -101,6 +101,14 @@ impl RedisServer {
         SocketAddr::from((Ipv4Addr::LOCALHOST, self.port))
     }
 
+    /// Returns the value of a setting that it was started with.
+    #[must_use]
+    pub fn setting(&self, name: &str) -> Option<&str> {
+        let mut settings = self.settings.iter();
+        let found = settings.find(|(known, _)| known == name);
+        found.map(|(_, value)| value.as_str())
+    }
+
     /// Returns its URL, with the password if it has one.
     #[must_use]
     pub fn url(&self) -> String {

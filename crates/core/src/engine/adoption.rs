@@ -3,20 +3,26 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep, timeout};
 
-use super::located::StoredGeneration;
+use super::located::{Located, StoredGeneration};
+use super::reattachment::Adopted;
+use super::registry::Reattach;
 use super::stored_source::unreadable;
 use super::{Registry, SharedEngine, lost_stream, unreachable};
 use crate::generation::Generation;
-use crate::log::{LogStore, StoreError};
-use crate::model::account::Account;
+use crate::log::{Block, Blocks, Epoch, LogStore, StoreError, StoredLog};
 use crate::model::error::ApiError;
 use crate::model::id::GenerationId;
 use crate::model::include::Form;
+use crate::model::snapshot::Api;
 
 /// How long a request waits for an adoption, its own or another process'.
 const ADOPTED: Duration = Duration::from_secs(5);
+/// Bytes that one read takes from a store.
+const READ_BYTES: usize = 256 * 1024;
 /// The pause between two looks at a log that another process adopts.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -44,9 +50,40 @@ impl SharedEngine {
                 return Ok(local);
             }
         }
-        let generation = adopt_log(&**store, id, self.account.clone()).await?;
-        let directory = &self.registry.directory;
-        Ok(directory.insert_stored(generation, Instant::now()))
+        match self.end_with_others(store, id).await? {
+            Some(generation) => Ok(generation),
+            None => self.registry.adopt_log(store, id).await,
+        }
+    }
+
+    /// Ends a log of this process' own store as other nodes see it: where they have it as well, the end
+    /// is made there, once. What only this store has of it is given to them first. Returns `None` if
+    /// they do not have it.
+    async fn end_with_others(
+        &self,
+        own: &Arc<dyn LogStore>,
+        id: &GenerationId,
+    ) -> Result<Option<Arc<Generation>>, StoreError> {
+        let Some(replica) = &self.replica else {
+            return Ok(None);
+        };
+        let here = own.open(id).await?;
+        // One that is only copied at its end is ended by no other node.
+        if here.sealed || !replica.is_replicated(&here.header.meta) {
+            return Ok(None);
+        }
+        let shared = match replica.store.open(id).await {
+            Ok(shared) => shared,
+            Err(error) if error.is_gone() => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        if !shared.sealed && shared.epoch_ends == here.epoch_ends {
+            append_rest(&**own, &here, &*replica.store, &shared).await?;
+        }
+        let generation = self.adopt_replica(id).await?;
+        // Its numbers may differ from those that would have been given here.
+        own.delete(id).await?;
+        Ok(Some(generation))
     }
 
     /// As [`SharedEngine::adopt`], from the store of all nodes. If another process adopts the log at
@@ -93,12 +130,18 @@ impl Registry {
                     return Ok(known);
                 }
             }
-            match adopt_log(&**store, id, self.account().clone()).await {
-                Ok(generation) => {
-                    return Ok(self.directory.insert_stored(generation, Instant::now()));
-                }
-                // Another process ends it, if it lives.
-                Err(StoreError::Fenced { .. }) if Instant::now() < deadline => {}
+            // It may go on at another node.
+            if self.reattach.is_some()
+                && let Ok(Located::Remote(peer)) = self.directory.locate_elsewhere(id).await
+            {
+                let node = format!("the node '{}' goes on with it", peer.name());
+                return Err(StoreError::Unavailable(node.into()));
+            }
+            match self.adopt_log(store, id).await {
+                Ok(generation) => return Ok(generation),
+                // Another process ends it, if it lives. Before the gateway serves nothing can wait here.
+                Err(StoreError::Fenced { .. })
+                    if Instant::now() < deadline && Handle::try_current().is_ok() => {}
                 Err(StoreError::Fenced { .. }) => {
                     return Err(StoreError::Unavailable("another process adopts it".into()));
                 }
@@ -120,26 +163,128 @@ async fn ended_before(generation: &Generation, deadline: Instant) -> bool {
     ended.is_ok() && generation.tail().is_ok_and(|tail| tail.sealed)
 }
 
-/// Ends a stored log whose writer is lost, and reads it. One that has ended is only read. Nothing is
-/// shown before the end is stored.
-///
-/// # Errors
-/// As [`SharedEngine::adopt`].
-pub(super) async fn adopt_log(
+impl Registry {
+    /// Goes on with a stored log whose writer is lost, if its upstream does, or ends it. One that has
+    /// ended is only read. Nothing is shown before the end is stored. The generation is in the
+    /// directory when this returns.
+    ///
+    /// # Errors
+    /// As [`SharedEngine::adopt`].
+    pub(super) async fn adopt_log(
+        &self,
+        store: &Arc<dyn LogStore>,
+        id: &GenerationId,
+    ) -> Result<Arc<Generation>, StoreError> {
+        let goes_on = match &self.reattach {
+            Some(reattach) if may_go_on(&**store, id).await? => {
+                if !self.workers.is_any() {
+                    let wait = "its upstream is asked once the gateway has started";
+                    return Err(StoreError::Unavailable(wait.into()));
+                }
+                Some(reattach)
+            }
+            _ => None,
+        };
+        let adopted = match store.adopt(id).await {
+            Ok(epoch) => Some(epoch),
+            Err(StoreError::Sealed) => None,
+            Err(error) => return Err(error),
+        };
+        let account = self.account().clone();
+        let generation = match (adopted, goes_on) {
+            (Some(_), Some(Reattach { log_limits, grace })) => {
+                Generation::restore_running(&**store, id, account, *log_limits, *grace).await?
+            }
+            _ => Generation::restore(&**store, id, account).await?,
+        };
+        if let Some(epoch) = adopted {
+            if epoch == generation.log().epoch()
+                && goes_on.is_some()
+                && self.go_on(store, &generation, epoch).await
+            {
+                return Ok(generation);
+            }
+            end_log(&**store, &generation, epoch).await?;
+        }
+        Ok(self.directory.insert_stored(generation, Instant::now()))
+    }
+
+    /// Has a worker go on with an answer. Returns whether one does.
+    async fn go_on(
+        &self,
+        store: &Arc<dyn LogStore>,
+        generation: &Arc<Generation>,
+        epoch: Epoch,
+    ) -> bool {
+        let Some(attachment) = generation.attachment() else {
+            return false;
+        };
+        let (runs, running) = oneshot::channel();
+        self.workers.give(Adopted {
+            generation: generation.clone(),
+            epoch,
+            attachment,
+            store: store.clone(),
+            runs,
+        });
+        timeout(ADOPTED, running)
+            .await
+            .is_ok_and(|runs| runs.is_ok())
+    }
+}
+
+/// Gives a store the records that it lacks of a running log of another one, in the epoch that the log
+/// has. A log that was taken over in between is left as it is.
+async fn append_rest(
+    from: &dyn LogStore,
+    here: &StoredLog,
+    to: &dyn LogStore,
+    shared: &StoredLog,
+) -> Result<(), StoreError> {
+    let id = &here.header.meta.id;
+    let mut end = shared.end;
+    while end < here.end {
+        let batch = from.read(id, end, READ_BYTES).await?;
+        if batch.is_empty() || batch.first_seq() != end {
+            return Err(StoreError::Corrupt);
+        }
+        let mut blocks = Blocks::default();
+        blocks.push(Block {
+            id,
+            epoch: shared.epoch(),
+            first: batch.first_seq(),
+            next: batch.end_seq(),
+            bytes: batch.as_block(),
+        });
+        let (_, results) = to.append(blocks).await;
+        match results.into_iter().next() {
+            Some(Ok(appended)) => end = appended,
+            Some(Err(StoreError::Fenced { .. } | StoreError::Sealed)) => return Ok(()),
+            Some(Err(error)) => return Err(error),
+            None => return Err(StoreError::Corrupt),
+        }
+    }
+    Ok(())
+}
+
+/// Whether the upstream of a log may go on with it.
+async fn may_go_on(store: &dyn LogStore, id: &GenerationId) -> Result<bool, StoreError> {
+    let stored = store.open(id).await?;
+    let meta = &stored.header.meta;
+    Ok(!stored.sealed && meta.api == Api::Responses && (meta.store || meta.background))
+}
+
+/// Ends a log that was taken over in this epoch.
+async fn end_log(
     store: &dyn LogStore,
-    id: &GenerationId,
-    account: Account,
-) -> Result<Arc<Generation>, StoreError> {
-    let adopted = match store.adopt(id).await {
-        Ok(epoch) => Some(epoch),
-        Err(StoreError::Sealed) => None,
-        Err(error) => return Err(error),
-    };
-    let generation = Generation::restore(store, id, account).await?;
-    if let Some(epoch) = adopted {
+    generation: &Arc<Generation>,
+    epoch: Epoch,
+) -> Result<(), StoreError> {
+    let id = &generation.meta().id;
+    {
         let ending = match generation.end_adopted(epoch, &lost_stream::writer_lost(id)) {
             // The one that adopted it after this one has ended it by now.
-            Err(StoreError::Fenced { .. }) if generation.is_over() => return Ok(generation),
+            Err(StoreError::Fenced { .. }) if generation.is_over() => return Ok(()),
             ending => ending?,
         };
         let stored = generation.meta().store;
@@ -151,5 +296,5 @@ pub(super) async fn adopt_log(
         }
         tracing::info!(generation = %id, ?epoch, "ended the log of a lost writer");
     }
-    Ok(generation)
+    Ok(())
 }

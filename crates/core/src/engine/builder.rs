@@ -9,6 +9,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::task::TaskTracker;
 
 use super::persistence::Persistence;
+use super::registry::Reattach;
 use super::replica::{Replica, ReplicaOptions};
 use super::{
     Engine, GenerationSource, HistoryLimits, Registry, Retention, Reuse, ReuseOptions, StoredSource,
@@ -38,6 +39,7 @@ pub struct EngineBuilder {
     store_wait: Duration,
     replica: Option<Arc<ReplicaOptions>>,
     reuse: Option<ReuseOptions>,
+    reattach: bool,
     sweep_interval: Option<Duration>,
     ids: Arc<dyn IdSource>,
     secret: Secret,
@@ -89,6 +91,7 @@ impl Default for EngineBuilder {
             store_wait: Duration::from_secs(2),
             replica: None,
             reuse: None,
+            reattach: false,
             sweep_interval: Some(Duration::from_secs(1)),
             ids: Arc::new(RandomIds),
             secret: Secret::random(),
@@ -181,6 +184,14 @@ impl EngineBuilder {
         }
     }
 
+    /// Sets whether answers of lost writers go on where their upstreams can be
+    /// [attached to](crate::upstream::Upstream::attach) again. Then each worker has to run
+    /// [`Engine::reattach`]. Default: they end.
+    #[must_use]
+    pub fn reattach(self, reattach: bool) -> Self {
+        Self { reattach, ..self }
+    }
+
     /// Sets how often ended generations are looked through for those that have been kept long
     /// enough; `None` leaves that to calls of [`Registry::sweep`]. Default: 1 s.
     #[must_use]
@@ -212,7 +223,11 @@ impl EngineBuilder {
             let source = StoredSource::new(self.store.clone()?, self.store_wait);
             Some(Arc::new(source))
         });
-        let registry = Registry::new(self.retention, account.clone(), source);
+        let reattach = self.reattach.then_some(Reattach {
+            log_limits: self.log_limits,
+            grace: self.grace,
+        });
+        let registry = Registry::with(self.retention, account.clone(), source, reattach);
         let relief: Arc<dyn Relief> = registry.clone();
         account.set_relief(Arc::downgrade(&relief));
         SharedEngine {

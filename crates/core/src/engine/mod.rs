@@ -28,6 +28,7 @@ mod observer;
 mod peer;
 mod persistence;
 mod plan;
+mod reattachment;
 mod registry;
 mod remote;
 mod replay;

@@ -122,6 +122,22 @@ impl Persistence {
         })
     }
 
+    /// Has the records of a writer stored that goes on with a log, of which the store has this much.
+    pub(super) fn go_on(&self, writer: &mut Writer, stored: Seq) {
+        writer.store_with(&self.flusher, Some(stored));
+    }
+
+    /// As [`Persistence::go_on`], for a store that other nodes read.
+    pub(super) fn replicate_on(
+        &self,
+        writer: &mut Writer,
+        stored: Seq,
+        role: Role,
+        lease: Option<Arc<dyn WriteLease>>,
+    ) {
+        writer.replicate_with(&self.flusher, Some(stored), role, lease);
+    }
+
     /// Returns the log that a request under this key started, maybe in an earlier process.
     pub(super) async fn keyed(
         &self,

@@ -196,6 +196,7 @@ impl Engine {
             ..work(&target, body, choices, previous, request)
         };
         work.request.reasoning = written.reasoning;
+        work.request.reattach = received.store() || received.background();
         let include = received.include();
         if target.api == Api::Chat && include.encrypted_reasoning {
             work.seal = Some(self.secret.seal(request.owner.clone(), upstream));
@@ -475,6 +476,7 @@ fn work(
         reasoning: None,
         asked: Asked::default(),
         trace: request.trace.clone(),
+        reattach: false,
     };
     Work {
         request: upstream,

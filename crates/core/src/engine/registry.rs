@@ -11,9 +11,11 @@ use tokio::time::{Instant, timeout};
 use super::admission::{Admission, Permit};
 use super::directory::{Directory, KeyClaim};
 use super::located::{GenerationSource, StoredGeneration};
+use super::reattachment::Workers;
 use super::retention::Retention;
 use super::stored_source::{no_answer, unreadable};
 use crate::generation::Generation;
+use crate::log::LogLimits;
 use crate::model::account::{Account, Relief};
 use crate::model::error::ApiError;
 use crate::model::id::GenerationId;
@@ -43,7 +45,19 @@ pub struct Registry {
     pub(super) retention: Retention,
     /// Remote generations that are being opened.
     pub(super) opening: Opening,
+    /// Where answers of lost writers go on.
+    pub(super) workers: Workers,
+    /// How generations are made that go on here, if any upstream can be attached to again.
+    pub(super) reattach: Option<Reattach>,
     account: Account,
+}
+
+/// How generations are made whose answers are read from their upstreams again.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Reattach {
+    pub(super) log_limits: LogLimits,
+    /// How long they run without a reader.
+    pub(super) grace: Duration,
 }
 
 /// Locks by id: one request at a time opens a remote generation.
@@ -86,11 +100,22 @@ impl Registry {
         account: Account,
         source: Option<Arc<dyn GenerationSource>>,
     ) -> Arc<Self> {
+        Self::with(retention, account, source, None)
+    }
+
+    pub(super) fn with(
+        retention: Retention,
+        account: Account,
+        source: Option<Arc<dyn GenerationSource>>,
+        reattach: Option<Reattach>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             directory: Arc::new(Directory::new(source)),
             admission: Admission::new(retention.max_open),
             retention,
             opening: Opening::default(),
+            workers: Workers::default(),
+            reattach,
             account,
         })
     }
@@ -195,6 +220,20 @@ impl Registry {
             self.directory.renew_chain(predecessor, Instant::now());
         }
         self.directory.insert(generation.clone(), claim);
+        Running {
+            registry: self.clone(),
+            generation,
+            _permit: permit,
+        }
+    }
+
+    /// Adds a generation that another process has written so far.
+    pub(super) fn insert_adopted(
+        self: &Arc<Self>,
+        generation: Arc<Generation>,
+        permit: Permit,
+    ) -> Running {
+        self.directory.insert_remote(generation.clone());
         Running {
             registry: self.clone(),
             generation,

@@ -1,18 +1,20 @@
 //! Generations of other processes: one internal read per generation, and local readers of it.
 
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::adoption::adopt_log;
 use super::registry::Registry;
 use super::{Engine, Located, Peer, PeerError, ReadControl, RemoteLog, RemotePart};
-use super::{SharedEngine, unreachable};
+use super::{ServedLog, SharedEngine, unreachable};
 use crate::generation::{Generation, RemoteWriter, Stop, Wanted};
-use crate::log::{Block, Blocks, LogStore, StoreError, StoredLog};
+use crate::log::{Block, Blocks, LogReader, LogStore, StoreError, StoredLog};
 use crate::model::error::ApiError;
-use crate::model::id::{GenerationId, Owner};
+use crate::model::id::{GenerationId, Owner, Seq};
+use crate::model::record::RecordBatch;
 
 /// How long a request waits for a process that does not answer.
 const ANSWER: Duration = Duration::from_secs(3);
@@ -26,6 +28,8 @@ const PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_millis(300);
 /// Bytes that one read takes from a store.
 const READ_BYTES: usize = 256 * 1024;
+/// Parts of a local log that wait to be read.
+const PARTS: usize = 16;
 /// How long an adoption waits for the task that reads the log.
 const HANDED_OVER: Duration = Duration::from_secs(5);
 
@@ -74,7 +78,7 @@ impl Engine {
         let deadline = Instant::now() + ANSWER;
         let mut peer = peer;
         let remote = loop {
-            match peer.open(id, crate::model::id::Seq(0)).await {
+            match peer.open(id, Seq(0)).await {
                 Ok(remote) => break remote,
                 Err(PeerError::Gone) => return Ok(Found::Gone),
                 Err(PeerError::Unreachable(error)) => {
@@ -215,7 +219,11 @@ impl Follower {
         }
         let generation = self.writer.generation().clone();
         drop(self.writer);
-        self.registry.note_end(&generation);
+        // Another one of this id may go on here.
+        let known = self.registry.directory.any(&id);
+        if known.is_some_and(|known| Arc::ptr_eq(&known, &generation)) {
+            self.registry.note_end(&generation);
+        }
     }
 
     /// Reads the log until its end. Returns false if it cannot be read to the end.
@@ -306,7 +314,7 @@ impl Follower {
         if let Some(store) = self.store.clone() {
             match store.open(id).await {
                 // What its process had is this one's now.
-                Ok(stored) => return self.take_over(&*store, &stored).await.map(Some),
+                Ok(stored) => return self.take_over(&store, &stored).await.map(Some),
                 Err(StoreError::Deleted) => return Ok(Some(Next::Nothing)),
                 Err(_) => {}
             }
@@ -329,7 +337,7 @@ impl Follower {
             },
             Located::Stored(found) | Located::Orphaned(found) => {
                 let taken = match found.store.open(id).await {
-                    Ok(stored) => self.take_over(&*found.store, &stored).await,
+                    Ok(stored) => self.take_over(&found.store, &stored).await,
                     Err(error) => Err(error),
                 };
                 match taken {
@@ -349,18 +357,17 @@ impl Follower {
         }
     }
 
-    /// Ends the log, unless it has ended, and reads the rest.
+    /// Goes on with the log or ends it, unless it has ended, and reads the rest.
     async fn take_over(
         &mut self,
-        store: &dyn LogStore,
+        store: &Arc<dyn LogStore>,
         stored: &StoredLog,
     ) -> Result<Next, StoreError> {
         if stored.sealed {
-            self.read_stored(store, stored).await?;
-        } else {
-            self.adopt(store, stored).await?;
+            self.read_stored(&**store, stored).await?;
+            return Ok(Next::Sealed);
         }
-        Ok(Next::Sealed)
+        self.adopt(store, stored).await
     }
 
     /// Reads the rest of a log that has ended.
@@ -394,18 +401,31 @@ impl Follower {
 
     /// Takes the log over, whose writer is lost. What was read of it and is not stored is stored
     /// first, so that no reader of this process has seen events that are lost.
-    async fn adopt(&mut self, store: &dyn LogStore, stored: &StoredLog) -> Result<(), StoreError> {
+    async fn adopt(
+        &mut self,
+        store: &Arc<dyn LogStore>,
+        stored: &StoredLog,
+    ) -> Result<Next, StoreError> {
         let id = &stored.header.meta.id;
-        self.read_up_to(store, stored).await?;
-        match self.append_unstored(store, stored).await {
+        self.read_up_to(&**store, stored).await?;
+        match self.append_unstored(&**store, stored).await {
             // Another process has adopted it.
             Ok(()) | Err(StoreError::Fenced { .. } | StoreError::Sealed) => {}
             Err(error) => return Err(error),
         }
         // Its readers see the ending once it is stored.
-        adopt_log(store, id, self.registry.account().clone()).await?;
+        let adopted = self.registry.adopt_log(store, id).await?;
         let ended = store.open(id).await?;
-        self.read_stored(store, &ended).await
+        if ended.sealed {
+            self.read_stored(&**store, &ended).await?;
+            return Ok(Next::Sealed);
+        }
+        // It goes on here.
+        let local = local_log(adopted, self.writer.end());
+        self.writer.follow(&local.stored)?;
+        self.remote = local;
+        self.tell(self.wanted);
+        Ok(Next::Open)
     }
 
     /// Stores what was read of a log and its writer has not stored.
@@ -437,6 +457,65 @@ impl Follower {
                 .unwrap_or(Err(StoreError::Corrupt))?;
         }
         Ok(())
+    }
+}
+
+/// Reads a generation of this process as one of another process is read.
+fn local_log(generation: Arc<Generation>, from: Seq) -> RemoteLog {
+    let (sender, parts) = mpsc::channel(PARTS);
+    let (control, wanted) = watch::channel(ReadControl::default());
+    let served = ServedLog::new(generation.clone());
+    tokio::spawn(send_local(generation, from, sender, wanted));
+    RemoteLog {
+        stored: served.stored,
+        object: None,
+        parts,
+        control,
+    }
+}
+
+/// Sends the records of a generation until its end, or until the receiver is dropped.
+async fn send_local(
+    generation: Arc<Generation>,
+    from: Seq,
+    parts: mpsc::Sender<RemotePart>,
+    mut wanted: watch::Receiver<ReadControl>,
+) {
+    let version = generation.header().version;
+    let mut reader = LogReader::new(generation.log().clone(), from);
+    let mut held = None;
+    loop {
+        let mut batch = RecordBatch::default();
+        let end = tokio::select! {
+            end = poll_fn(|cx| reader.poll_read(cx, READ_BYTES, &mut batch)) => end,
+            changed = wanted.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                let now = *wanted.borrow_and_update();
+                held = now.held.then(|| held.take().unwrap_or_else(|| generation.attach()));
+                if now.cancelled {
+                    generation.cancel();
+                }
+                continue;
+            }
+        };
+        let Ok(end) = end else {
+            let _ = parts.send(RemotePart::Gone).await;
+            return;
+        };
+        let last = end.sealed && reader.position() >= end.next;
+        if !batch.is_empty() {
+            let older = generation.in_version(version, &batch);
+            let records = RemotePart::Records(older.unwrap_or(batch));
+            if parts.send(records).await.is_err() {
+                return;
+            }
+        }
+        if last {
+            let _ = parts.send(RemotePart::Sealed).await;
+            return;
+        }
     }
 }
 

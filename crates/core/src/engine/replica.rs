@@ -8,7 +8,7 @@ use super::persistence::{Beginning, Persistence};
 use crate::generation::{Role, WriteLease, Writer};
 use crate::log::{FlushOptions, Flusher, LogHeader, LogStore};
 use crate::model::error::ApiError;
-use crate::model::id::GenerationId;
+use crate::model::id::{GenerationId, Seq};
 use crate::model::snapshot::Meta;
 
 /// Which generations other processes take over while they run.
@@ -59,7 +59,7 @@ pub(super) struct ReplicaBeginning {
 
 impl ReplicaOptions {
     /// Whether other processes take this generation over.
-    fn is_replicated(&self, meta: &Meta) -> bool {
+    pub(super) fn is_replicated(&self, meta: &Meta) -> bool {
         meta.background || self.running == Replicated::All
     }
 
@@ -111,6 +111,15 @@ impl Replica {
             },
             lease: self.options.lease.clone(),
         }))
+    }
+
+    /// As [`Persistence::go_on`].
+    pub(super) fn go_on(&self, writer: &mut Writer, stored: Seq) {
+        let role = Role::Replica {
+            max_bytes: self.options.max_bytes,
+        };
+        let lease = self.options.lease.clone();
+        self.persistence.replicate_on(writer, stored, role, lease);
     }
 
     /// As [`Persistence::renew`].

@@ -143,7 +143,7 @@ impl SharedEngine {
 }
 
 impl ServedLog {
-    fn new(generation: Arc<Generation>) -> Self {
+    pub(super) fn new(generation: Arc<Generation>) -> Self {
         let log = generation.log();
         let (epoch_ends, tail) = (log.epoch_ends(), log.end());
         let object = tail

@@ -17,7 +17,7 @@ use super::plan::Plan;
 use super::reuse::{Freshness, Leader, Reused, Role};
 use super::silence::Silence;
 use super::{Engine, KeyClaimed, SessionResponses, StartRequest, lost_stream};
-use crate::generation::{Generation, Holdings, ReaderGuard, Writer, drain, drive};
+use crate::generation::{Generation, Holdings, ReaderGuard, Source, Writer, drive};
 use crate::log::{HEADER_VERSION, IdempotencyKey, LogHeader, LogTail};
 use crate::model::account::AccountKind;
 use crate::model::error::{ApiError, ErrorCode};
@@ -308,18 +308,18 @@ impl Engine {
         // Keeps the flushers running until the last record is noted.
         let persistence = (self.persistence.clone(), self.replica.clone());
         let scope = trace.map(|trace| LogScope::of(&trace.context));
-        let work = Box::new(plan.work);
+        let source = Box::new(Source::Asked(plan.work));
         // Boxed: it takes some KiB, and is moved several times on its way into a task.
         self.tasks.spawn(Box::pin(LogScope::run(scope, async move {
-            let finished = drive(&mut writer, &mut records, upstream, work).await;
+            let finished = drive(&mut writer, &mut records, upstream, source).await;
             drop((writer, records));
             // Dropped here, or with the task if it ends early: that tells the registry and the others
             // of the end.
             drop((leader, observation, running, persistence));
             // After the registry: the hook must find the object as it is at its end.
             drop(on_end_guard);
-            if let Some(body) = finished {
-                drain(body).await;
+            if let Some(rest) = finished {
+                rest.await;
             }
         })));
         drop(in_flight);

@@ -17,6 +17,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::Generation;
 use super::control::{Stop, TimeoutState};
+use super::reattach::{Opening, Reattachment};
 use super::token_intervals::TokenIntervals;
 use super::writer::Writer;
 use crate::log::AppendError;
@@ -29,8 +30,8 @@ use crate::request::ToolNames;
 use crate::upstream::decode::{Flow, SseEvent};
 use crate::upstream::translate::{BodyEnd, Chunking, Progress, RecordWriter, Translator};
 use crate::upstream::{
-    AnswerOrigin, OpenError, StreamStep, Timeouts, TokenStream, Upstream, UpstreamRequest,
-    UpstreamResponse,
+    AnswerOrigin, Attachment, OpenError, StreamStep, Timeouts, TokenStream, Upstream,
+    UpstreamRequest, UpstreamResponse,
 };
 
 /// How long usage and `[DONE]` may take after every choice has finished. Then the answer ends, whether
@@ -63,7 +64,23 @@ pub struct Work {
     pub tools: ToolNames,
 }
 
-type Opening = BoxFuture<'static, Result<UpstreamResponse, OpenError>>;
+/// An answer that its upstream goes on with, and whose log was taken over from another process.
+pub(crate) struct Adopted {
+    /// What the upstream goes on with.
+    pub(crate) attachment: Attachment,
+    pub(crate) timeouts: Timeouts,
+    /// The response that the client's request continues.
+    pub(crate) previous_response_id: Option<String>,
+}
+
+/// Where an answer comes from.
+pub(crate) enum Source {
+    Asked(Work),
+    Adopted(Adopted),
+}
+
+/// What remains to be done with the upstream once all are told of the end.
+pub(crate) type Rest = BoxFuture<'static, ()>;
 
 /// What a translator of the answer is made from. A second attempt takes another one.
 struct TranslatorTerms {
@@ -101,17 +118,18 @@ impl TranslatorTerms {
 }
 
 /// Writes the generation to its end. `records` may hold events that come first
-/// (`response.created`). Returns the body if its connection can be reused after it is
-/// [drained](drain).
+/// (`response.created`). Returns what remains to be done with the upstream: a body is read so that its
+/// connection can be reused, or an answer is cancelled that the upstream goes on with.
 ///
 /// The arguments are references and boxes, since an async function keeps each argument twice.
 pub(crate) async fn drive(
     writer: &mut Writer,
     records: &mut RecordWriter,
     upstream: Arc<dyn Upstream>,
-    work: Box<Work>,
-) -> Option<Box<dyn TokenStream>> {
-    let run = AssertUnwindSafe(run(writer, records, upstream, work))
+    source: Box<Source>,
+) -> Option<Rest> {
+    let mut held = reattachment(&upstream, &source);
+    let run = AssertUnwindSafe(run(writer, records, upstream, source, &mut held))
         .catch_unwind()
         .await;
     let finished = run.unwrap_or_else(|_| {
@@ -124,11 +142,35 @@ pub(crate) async fn drive(
         None
     });
     writer.end_shown().await;
-    finished
+    let generation = writer.generation();
+    // The process that took the log over reads the answer.
+    match held.filter(|held| held.is_running() && !generation.is_fenced()) {
+        Some(held) => Some(held.cancel(generation.meta().id.clone()).boxed()),
+        None => finished.map(|body| drain(body).boxed()),
+    }
+}
+
+/// Returns what may read the answer again.
+fn reattachment(upstream: &Arc<dyn Upstream>, source: &Source) -> Option<Box<Reattachment>> {
+    let (origin, client_key, first_token) = match source {
+        Source::Asked(Work { request, .. }) => (
+            request.reasoning.as_ref()?.answer.clone(),
+            request.client_key.clone(),
+            request.first_token_timeout,
+        ),
+        Source::Adopted(adopted) => (
+            AnswerOrigin::attached(adopted.attachment.clone()),
+            None,
+            adopted.timeouts.first_token,
+        ),
+    };
+    let upstream = upstream.clone();
+    let held = Reattachment::new(upstream, origin, client_key, first_token);
+    Some(Box::new(held))
 }
 
 /// Reads a finished body to its end, for at most 100 ms, so that its connection can be reused.
-pub(crate) async fn drain(mut stream: Box<dyn TokenStream>) {
+async fn drain(mut stream: Box<dyn TokenStream>) {
     let mut reads = 0;
     let end = std::future::poll_fn(|cx| {
         loop {
@@ -148,22 +190,30 @@ async fn run(
     writer: &mut Writer,
     records: &mut RecordWriter,
     upstream: Arc<dyn Upstream>,
-    work: Box<Work>,
+    source: Box<Source>,
+    held: &mut Option<Box<Reattachment>>,
 ) -> Option<Box<dyn TokenStream>> {
     let generation = writer.generation().clone();
     records.set_history(generation.clone());
-    let timeouts = work.timeouts;
-    let (opening, terms) = ask(&*upstream, *work);
+    let is_adopted = matches!(*source, Source::Adopted(_));
+    let (mut opening, terms, timeouts) = ask(&*upstream, *source, held, &generation);
     let mut translator = terms.translator(&generation);
+    if is_adopted {
+        translator = translator.catching_up(generation.log().clone());
+    }
     let mut deadlines = Deadlines::new(generation.clone(), timeouts);
-    let opened = deadlines.guard(opening).await;
+    let opened = deadlines.until_open(&mut opening, is_adopted).await;
     let mut stream = match note_head(&generation, opened) {
         Ok(stream) => stream,
         Err(ending) => {
             finish(writer, records, &mut translator, ending);
+            if let Some(held) = held {
+                held.leave_opening(opening, translator);
+            }
             return None;
         }
     };
+    drop(opening);
     let mut appended = false;
     let mut reads = 0;
     loop {
@@ -216,6 +266,31 @@ async fn run(
         if let Step::Over(Ending::Failed(failure)) = &step {
             stream.failed(failure);
         }
+        if let Some(failure) = broken_off
+            && let Some(mut opening) = open_again(writer, records, held, failure)
+        {
+            appended = true;
+            // Its connection is closed before another one is opened.
+            drop(std::mem::replace(&mut stream, Box::new(Nothing)));
+            let opened = deadlines.until_open(&mut opening, true).await;
+            match opened {
+                Ok(Ok(opened)) => {
+                    stream = opened.stream;
+                    translator = terms.translator(&generation);
+                    translator = translator.catching_up(generation.log().clone());
+                    deadlines.restart_token();
+                    continue;
+                }
+                Ok(Err(error)) => {
+                    let ending = Ending::Failed(Failure::from(&error.to_api_error()));
+                    finish(writer, records, &mut translator, ending);
+                }
+                Err(interrupt) => {
+                    finish(writer, records, &mut translator, interrupt.into_ending());
+                }
+            }
+            return None;
+        }
         let (Step::Over(ending) | Step::GivenUp(ending)) = step else {
             appended |= !records.is_empty();
             if !writer.may_append()
@@ -267,12 +342,79 @@ async fn run(
         };
         let reusable = matches!(ending, Ending::Completed | Ending::Incomplete { .. });
         finish(writer, records, &mut translator, ending);
-        return reusable.then_some(stream);
+        if reusable {
+            return Some(stream);
+        }
+        if let Some(held) = held {
+            held.leave_open(stream, translator);
+        }
+        return None;
     }
 }
 
+/// In place of a stream whose connection is closed.
+struct Nothing;
+
+impl TokenStream for Nothing {
+    fn poll_events(
+        &mut self,
+        _: &mut Context<'_>,
+        _: &mut dyn FnMut(SseEvent<'_>) -> Flow,
+    ) -> Poll<StreamStep> {
+        Poll::Pending
+    }
+}
+
+/// Asks an upstream again that goes on with the answer although the connection is lost. `None` if it
+/// does not.
+fn open_again(
+    writer: &mut Writer,
+    records: &mut RecordWriter,
+    held: &mut Option<Box<Reattachment>>,
+    failure: &Failure,
+) -> Option<Opening> {
+    let held = held.as_mut()?;
+    // Events that came with the failure belong to the answer.
+    writer.append(records).ok()?;
+    held.note_end(writer.generation().tail().ok()?.next);
+    let attachment = held.attachment(failure)?;
+    let id = &writer.generation().meta().id;
+    tracing::info!(generation = %id, code = %failure.code, "the connection to the upstream is lost");
+    Some(held.open(id, attachment))
+}
+
 /// Begins to ask the upstream. The request is kept no longer than that.
-fn ask(upstream: &dyn Upstream, work: Work) -> (Opening, TranslatorTerms) {
+fn ask(
+    upstream: &dyn Upstream,
+    source: Source,
+    held: &mut Option<Box<Reattachment>>,
+    generation: &Generation,
+) -> (Opening, TranslatorTerms, Timeouts) {
+    let mut work = match (source, held.as_mut()) {
+        (Source::Asked(work), _) => work,
+        (Source::Adopted(adopted), held) => {
+            let origin = held.as_ref().map(|held| held.origin().clone());
+            let opening = held.map(|held| held.open(&generation.meta().id, adopted.attachment));
+            let terms = TranslatorTerms {
+                choices: 1,
+                previous_response_id: adopted.previous_response_id,
+                seal: None,
+                tools: ToolNames::default(),
+                origin,
+                streamed: true,
+            };
+            let opening = opening.unwrap_or_else(|| std::future::pending().boxed());
+            return (opening, terms, adopted.timeouts);
+        }
+    };
+    if work.request.reattach
+        && let Some(held) = held.as_mut()
+        && let Some(name) = upstream.endpoint_name(work.request.endpoint)
+        && upstream.reattach_window(name).is_some()
+    {
+        held.count_attempts(&mut work.request.asked);
+    }
+    let timeouts = work.timeouts;
     let reasoning = work.request.reasoning.as_ref();
     let terms = TranslatorTerms {
         choices: work.choices,
@@ -282,7 +424,7 @@ fn ask(upstream: &dyn Upstream, work: Work) -> (Opening, TranslatorTerms) {
         origin: reasoning.map(|reasoning| reasoning.answer.clone()),
         streamed: work.request.streamed,
     };
-    (upstream.open(work.request), terms)
+    (upstream.open(work.request), terms, timeouts)
 }
 
 /// Notes the head of the upstream's response. Returns its body, or how the generation ends.
@@ -545,6 +687,25 @@ impl Deadlines {
             future.as_mut().poll(cx).map(Ok)
         })
         .await
+    }
+
+    /// As [`Deadlines::guard`], for a response that is being opened. The timeouts of the upstream do not
+    /// run for one that is read again.
+    async fn until_open(
+        &mut self,
+        opening: &mut Opening,
+        again: bool,
+    ) -> Result<Result<UpstreamResponse, OpenError>, Interrupt> {
+        let asked = Instant::now();
+        self.waits_for_room = again;
+        self.armed = None;
+        let opened = self.guard(opening).await;
+        self.waits_for_room = false;
+        self.armed = None;
+        if again {
+            self.started += asked.elapsed();
+        }
+        opened
     }
 
     /// Starts the time to the next token again, for an upstream that continues the answer.

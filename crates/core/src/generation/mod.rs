@@ -25,6 +25,7 @@ mod large_record;
 mod log_version;
 mod output_meter;
 mod pending_end;
+mod reattach;
 mod remote_writer;
 mod render_cache;
 mod response_head;
@@ -39,7 +40,7 @@ mod writer;
 pub(crate) use control::FollowerGuard;
 pub use control::{ReaderGuard, Stop};
 pub use driver::Work;
-pub(crate) use driver::{drain, drive};
+pub(crate) use driver::{Adopted, Source, drive};
 pub use holdings::Holdings;
 pub use output_meter::OutputMeter;
 pub(crate) use remote_writer::{RemoteWriter, Wanted};
@@ -65,11 +66,13 @@ use crate::model::account::{Account, Turn};
 use crate::model::event::{DeltaTarget, EventKind, Outcome};
 use crate::model::id::Seq;
 use crate::model::include::{Form, Include};
+use crate::model::json::Members;
 use crate::model::pieces::Pieces;
 use crate::model::record::{Content, KnownTemplate, RecordBatch};
 use crate::model::relayed_items::RelayedItems;
 use crate::model::shared_list::one_more;
 use crate::model::snapshot::{Api, Meta, Snapshot, Status};
+use crate::upstream::Attachment;
 use crate::upstream::translate::{History, is_completion};
 use control::Control;
 use pending_end::PendingEnd;
@@ -440,6 +443,24 @@ impl Generation {
             Content::Delta { .. } => None,
         });
         found.ok().flatten()
+    }
+
+    /// Returns what the upstream goes on with, if the log says so and it has not ended.
+    pub(crate) fn attachment(&self) -> Option<Attachment> {
+        let found = self.scan(Seq(0), |content| {
+            let Content::Full(full) = content else {
+                return Some(None);
+            };
+            full.events.iter().find_map(|event| match event {
+                EventKind::Relayed(relayed) if relayed.name == "response.in_progress" => {
+                    let members: Members<'_> = serde_json::from_str(&relayed.json).ok()?;
+                    Some(Attachment::of(&members.object("response")?))
+                }
+                EventKind::Created | EventKind::Queued => None,
+                _ => Some(None),
+            })
+        });
+        found.ok().flatten().flatten()
     }
 
     /// Returns whether a reader that has seen events up to `after` finds no text that it lacks: all

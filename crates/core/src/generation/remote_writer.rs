@@ -31,7 +31,7 @@ pub(crate) struct RemoteWriter {
 impl RemoteWriter {
     /// Creates the generation of this log, without records.
     pub(crate) fn new(stored: &StoredLog, account: &Account) -> Self {
-        let log = LogTail::restored(stored.epoch_ends.clone(), account.clone());
+        let log = LogTail::restored(stored.epoch_ends.clone(), None, account.clone());
         let holdings = Holdings::new(
             account.charge(AccountKind::Inputs, 0),
             account.charge(AccountKind::Reserved, 0),

@@ -9,7 +9,9 @@ use bytes::Bytes;
 use super::response_head::ended_before_head;
 use super::{Generation, Holdings, Writer, log_version};
 use crate::dialect::known_template;
-use crate::log::{Epoch, LogHeader, LogStore, LogTail, ReadPosition, StoreError, StoredLog};
+use crate::log::{
+    Epoch, LogHeader, LogLimits, LogStore, LogTail, ReadPosition, StoreError, StoredLog,
+};
 use crate::model::account::{Account, AccountKind};
 use crate::model::error::{ApiError, ErrorCode};
 use crate::model::event::{Ending, EventKind, Failure, Outcome};
@@ -40,8 +42,29 @@ impl Generation {
         id: &GenerationId,
         account: Account,
     ) -> Result<Arc<Self>, StoreError> {
+        Self::restore_with(store, id, account, None, Duration::ZERO).await
+    }
+
+    /// As [`Generation::restore`], of a log that a writer goes on with, up to these limits.
+    pub(crate) async fn restore_running(
+        store: &dyn LogStore,
+        id: &GenerationId,
+        account: Account,
+        limits: LogLimits,
+        grace: Duration,
+    ) -> Result<Arc<Self>, StoreError> {
+        Self::restore_with(store, id, account, Some(limits), grace).await
+    }
+
+    async fn restore_with(
+        store: &dyn LogStore,
+        id: &GenerationId,
+        account: Account,
+        limits: Option<LogLimits>,
+        grace: Duration,
+    ) -> Result<Arc<Self>, StoreError> {
         let stored = store.open(id).await?;
-        let log = LogTail::restored(stored.epoch_ends.clone(), account.clone());
+        let log = LogTail::restored(stored.epoch_ends.clone(), limits, account.clone());
         let mut folder = Folder::new(&stored);
         let mut snapshot = Snapshot::default();
         // The log may go on while it is read. What is newer than the opened state is left out.
@@ -72,7 +95,7 @@ impl Generation {
             account.charge(AccountKind::Reserved, 0),
         );
         let header = stored.header.clone();
-        let generation = Self::new(header, Arc::new(log), Duration::ZERO, holdings);
+        let generation = Self::new(header, Arc::new(log), grace, holdings);
         if let Some(head) = response_head(&snapshot) {
             generation.response_head.set(head);
         }
@@ -103,7 +126,7 @@ impl Generation {
     ) -> Result<Arc<Self>, StoreError> {
         let object = String::from_utf8(object.into());
         let outcome = outcome_of(object.map_err(|_| StoreError::Corrupt)?, &stored.header);
-        let log = LogTail::restored(stored.epoch_ends, account.clone());
+        let log = LogTail::restored(stored.epoch_ends, None, account.clone());
         log.expire();
         let holdings = Holdings::new(
             account.charge(AccountKind::Inputs, 0),

@@ -71,7 +71,7 @@ impl Writer {
     }
 
     /// Goes on in an epoch that has begun and has no other writer.
-    pub(super) fn in_epoch(generation: Arc<Generation>, epoch: Epoch) -> Self {
+    pub(crate) fn in_epoch(generation: Arc<Generation>, epoch: Epoch) -> Self {
         Self {
             templates: generation.templates(),
             generation,

@@ -93,12 +93,16 @@ impl<R: RawMutex> LogTail<R> {
     }
 
     /// Creates the log of a store, with these ends of its earlier epochs. Its records are
-    /// [loaded](LogTail::load) before it is shared. It has no limits.
-    pub(crate) fn restored(epoch_ends: Vec<Seq>, account: Account) -> Self {
-        let limits = LogLimits {
+    /// [loaded](LogTail::load) before it is shared. Without limits it takes whatever is appended.
+    pub(crate) fn restored(
+        epoch_ends: Vec<Seq>,
+        limits: Option<LogLimits>,
+        account: Account,
+    ) -> Self {
+        let limits = limits.unwrap_or(LogLimits {
             bytes: usize::MAX,
             events: u64::MAX,
-        };
+        });
         let log = Self::with_lock(limits, account);
         {
             let mut state = log.state.lock();

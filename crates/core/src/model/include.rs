@@ -114,11 +114,15 @@ impl Include {
         let Ok(members) = serde_json::from_str::<Members<'_>>(json) else {
             return Cow::Borrowed(json);
         };
-        match members.get("output") {
-            Some(output) => {
-                Cow::Owned(members.write_with(&[("output", &self.items(output.get()))]))
+        let shown = match members.get("output") {
+            Some(output) => members.write_with(&[("output", &self.items(output.get()))]),
+            None => json.to_owned(),
+        };
+        match serde_json::from_str::<Members<'_>>(&shown) {
+            Ok(members) if members.get(PRIVATE).is_some() => {
+                Cow::Owned(without(&members, |name| name == PRIVATE))
             }
-            None => Cow::Borrowed(json),
+            _ => Cow::Owned(shown),
         }
     }
 

@@ -15,6 +15,11 @@ impl Asked {
         Self(Some(Arc::default()))
     }
 
+    /// Counts the attempts from now on, also where nothing was counted.
+    pub(crate) fn count(&mut self) {
+        self.0.get_or_insert_default();
+    }
+
     /// Counts an attempt, which is sent now.
     pub fn begin(&self) {
         if let Some(attempts) = &self.0 {

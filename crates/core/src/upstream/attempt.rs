@@ -1,11 +1,14 @@
 //! One request to one endpoint.
 
+use super::attachment;
 use super::attempt_trace::RequestTrace;
 use super::concurrency_limit::Permit;
 use super::endpoint_stats::Attempt;
 use super::failure::classify;
 use super::route::Route;
-use super::{OpenError, TokenStream, UpstreamHead, UpstreamRequest, UpstreamResponse};
+use super::{
+    AttachRequest, OpenError, TokenStream, UpstreamHead, UpstreamRequest, UpstreamResponse,
+};
 use crate::model::error::ErrorCode;
 
 /// A stream that an endpoint has begun, and the attempt that it counts for.
@@ -40,6 +43,11 @@ pub(super) async fn start(
     mut request: UpstreamRequest,
 ) -> Result<AttemptStream, OpenError> {
     let endpoint = request.endpoint;
+    if attachment::is_held(route, &request)
+        && let Some(body) = attachment::held_body(&request.body)
+    {
+        request.body = body;
+    }
     let key = route.key_of(request.client_key.as_ref());
     let mut attempt = route
         .stats
@@ -61,6 +69,30 @@ pub(super) async fn start(
             if let Some(trace) = &mut attempt.trace {
                 trace.not_opened(&error);
             }
+            attempt.fail(classify(&error).1);
+            Err(error)
+        }
+    }
+}
+
+/// Asks the endpoint of `route` for a response that it goes on with, and waits for the head.
+pub(super) async fn attach(
+    route: &Route,
+    endpoint: usize,
+    request: AttachRequest,
+) -> Result<AttemptStream, OpenError> {
+    let (permit, _) = acquire(route).await?;
+    let key = route.key_of(request.client_key.as_ref());
+    let timeout = request.first_token_timeout;
+    let mut attempt = route.stats.begin(permit, timeout, false, key);
+    match route.endpoint.attach(request).await {
+        Ok(UpstreamResponse { head, stream }) => Ok(AttemptStream {
+            head,
+            stream,
+            attempt,
+            endpoint,
+        }),
+        Err(error) => {
             attempt.fail(classify(&error).1);
             Err(error)
         }

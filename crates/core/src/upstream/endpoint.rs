@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use secrecy::SecretString;
 
-use super::{OpenError, UpstreamRequest, UpstreamResponse, not_served};
+use super::{AttachRequest, OpenError, UpstreamRequest, UpstreamResponse, not_served};
 use crate::model::secret::Secret;
 
 /// One model server. The [`Router`](super::Router) decides which endpoint gets a request, and
@@ -39,6 +39,19 @@ pub trait Endpoint: Send + Sync + fmt::Debug {
         _request: UpstreamRequest,
         _path: &'static str,
     ) -> BoxFuture<'static, Result<Bytes, OpenError>> {
+        Box::pin(std::future::ready(Err(OpenError::Failed(not_served()))))
+    }
+
+    /// Reads a response again that the server goes on with. Waits for the head.
+    fn attach(
+        &self,
+        _request: AttachRequest,
+    ) -> BoxFuture<'static, Result<UpstreamResponse, OpenError>> {
+        Box::pin(std::future::ready(Err(OpenError::Failed(not_served()))))
+    }
+
+    /// Ends a response that the server goes on with.
+    fn cancel(&self, _request: AttachRequest) -> BoxFuture<'static, Result<(), OpenError>> {
         Box::pin(std::future::ready(Err(OpenError::Failed(not_served()))))
     }
 

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use smallvec::SmallVec;
 
+use super::attachment;
 use super::attempt::{self, AttemptStream};
 use super::continuation::{self, Continuation};
 use super::endpoint_stats::Reservation;
@@ -179,6 +180,11 @@ impl Failover {
             let key = self.request.client_key.as_ref();
             let credential = self.router.credential(self.request.endpoint, key);
             reasoning.answer.set(credential);
+            let route = self.router.routes().get(self.request.endpoint);
+            if let Some(route) = route.filter(|route| attachment::is_held(route, &self.request)) {
+                let public = key.is_none() || !route.endpoint.accepts_client_key();
+                reasoning.answer.hold(route.endpoint.name(), public);
+            }
         }
     }
 
@@ -234,11 +240,14 @@ impl Failover {
     fn hedge_delay(&self) -> Option<Duration> {
         let hedge = self.router.options().hedge;
         // A hedge would start the answer again instead of continuing it.
-        if hedge == Hedge::Never || !self.request.streamed || self.kept {
+        // The slower one of two answers that both go on without a connection could not be cancelled
+        // before its id is known.
+        let route = self.router.routes().get(self.request.endpoint)?;
+        let held = attachment::is_held(route, &self.request);
+        if hedge == Hedge::Never || !self.request.streamed || self.kept || held {
             return None;
         }
         self.another(&[self.request.endpoint])?;
-        let route = self.router.routes().get(self.request.endpoint)?;
         hedge.delay(&route.stats.latency)
     }
 

@@ -34,6 +34,28 @@ enum State {
     Over,
 }
 
+/// Returns a stream whose attempt is not replaced. Its first read counts as its first token.
+pub(super) fn attached(started: AttemptStream) -> UpstreamResponse {
+    let AttemptStream {
+        head,
+        stream,
+        attempt,
+        endpoint: _,
+    } = started;
+    let state = State::Live {
+        stream,
+        attempt,
+        continues: true,
+    };
+    UpstreamResponse {
+        head,
+        stream: Box::new(FailoverStream {
+            failover: None,
+            state,
+        }),
+    }
+}
+
 /// Makes attempts until one is answered.
 pub(super) async fn open(failover: Box<Failover>) -> Result<UpstreamResponse, OpenError> {
     failover.credit_budget();

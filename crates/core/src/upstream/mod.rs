@@ -11,6 +11,7 @@
 //! the answer was kept, a failed request is sent again to the same endpoint or another.
 
 mod asked;
+mod attachment;
 mod attempt;
 mod attempt_trace;
 mod balance;
@@ -51,6 +52,8 @@ pub mod translate;
 mod transport_error;
 
 pub use asked::Asked;
+pub(crate) use attachment::may_come_back;
+pub use attachment::{AttachRequest, Attachment};
 pub use attempt_trace::{AttemptObserver, AttemptOutcome, EndedAttempt, RequestTrace};
 pub use breaker::{Breaker, BreakerPolicy, BreakerState};
 pub use concurrency_limit::{ConcurrencyLimit, ConcurrencyPolicy};
@@ -117,6 +120,9 @@ pub struct UpstreamRequest {
     pub asked: Asked,
     /// The trace that it belongs to, where there is one.
     pub trace: Option<RequestTrace>,
+    /// Whether the answer may go on at the upstream without a connection, where the endpoint can
+    /// [be attached to](Upstream::attach) again.
+    pub reattach: bool,
 }
 
 impl fmt::Debug for UpstreamRequest {
@@ -338,6 +344,30 @@ pub trait Upstream: Send + Sync + fmt::Debug {
     /// all of them.
     fn chat_settings_vary(&self) -> bool {
         false
+    }
+
+    /// Returns how long an endpoint can be attached to a response that it writes; `None` if it is not
+    /// there or cannot.
+    fn reattach_window(&self, _endpoint: &str) -> Option<Duration> {
+        None
+    }
+
+    /// Returns the index of an endpoint, by its configured name.
+    fn endpoint_index(&self, _name: &str) -> Option<usize> {
+        None
+    }
+
+    /// Reads a response again that an endpoint goes on with.
+    fn attach(
+        &self,
+        _request: AttachRequest,
+    ) -> BoxFuture<'static, Result<UpstreamResponse, OpenError>> {
+        Box::pin(std::future::ready(Err(OpenError::Failed(not_served()))))
+    }
+
+    /// Ends a response that an endpoint goes on with.
+    fn cancel(&self, _request: AttachRequest) -> BoxFuture<'static, Result<(), OpenError>> {
+        Box::pin(std::future::ready(Err(OpenError::Failed(not_served()))))
     }
 
     /// Sends the request and waits for the head. Dropping the future cancels the request. Counts the

@@ -25,7 +25,9 @@ use super::http1;
 use super::response_meta::ResponseMeta;
 use super::tls::UpstreamTls;
 use super::transport_error::{self, truncated};
-use super::{OpenError, Refusal, Timeouts, UpstreamHead, UpstreamRequest, UpstreamResponse};
+use super::{
+    AttachRequest, OpenError, Refusal, Timeouts, UpstreamHead, UpstreamRequest, UpstreamResponse,
+};
 use crate::model::error::{ApiError, ErrorCode};
 use crate::model::secret::Secret;
 use crate::model::snapshot::Api;
@@ -36,6 +38,8 @@ const REFUSAL_BYTES: usize = 1024 * 1024;
 const MODELS_BYTES: usize = 4 * 1024 * 1024;
 /// Time limit of a request whose answer is not streamed.
 const RELAY_WAIT: Duration = Duration::from_secs(120);
+/// Time limit of a request that ends a response.
+const CANCEL_WAIT: Duration = Duration::from_secs(10);
 /// Time limit for reading the body of a refusal.
 const REFUSAL_WAIT: Duration = Duration::from_secs(10);
 
@@ -242,6 +246,19 @@ impl Endpoint for OpenAi {
         async move { inner.relay(request, path).await }.boxed()
     }
 
+    fn attach(
+        &self,
+        request: AttachRequest,
+    ) -> BoxFuture<'static, Result<UpstreamResponse, OpenError>> {
+        let inner = self.0.clone();
+        async move { inner.attach(&request).await }.boxed()
+    }
+
+    fn cancel(&self, request: AttachRequest) -> BoxFuture<'static, Result<(), OpenError>> {
+        let inner = self.0.clone();
+        async move { inner.cancel(&request).await }.boxed()
+    }
+
     fn models(&self, timeout: Duration) -> BoxFuture<'static, Result<Bytes, OpenError>> {
         let inner = self.0.clone();
         async move {
@@ -306,10 +323,58 @@ impl Inner {
         }
     }
 
+    /// Reads a response again. Waits for the head.
+    async fn attach(&self, request: &AttachRequest) -> Result<UpstreamResponse, OpenError> {
+        let mut path = format!("/responses/{}?stream=true", request.attachment.id);
+        if let Some(after) = request.after {
+            path.push_str(&format!("&starting_after={after}"));
+        }
+        let (headers, has_client_key) = self.keyed_headers(&[], request.client_key.as_ref());
+        let mut headers = headers.into_owned();
+        headers.remove(CONTENT_TYPE);
+        let sent = self.client.get(self.config.url(&path)).headers(headers);
+        let response = sent.send().await;
+        let response = response.map_err(|error| self.reqwest_error(&error))?;
+        let (status, headers) = (response.status().as_u16(), response.headers().clone());
+        let source = BodySource::Reqwest(Box::pin(response.into()));
+        self.response(status, &headers, source, has_client_key)
+            .await
+    }
+
+    /// Ends a response.
+    async fn cancel(&self, request: &AttachRequest) -> Result<(), OpenError> {
+        let path = format!("/responses/{}/cancel", request.attachment.id);
+        let (headers, has_client_key) = self.keyed_headers(&[], request.client_key.as_ref());
+        let sent = self
+            .client
+            .post(self.config.url(&path))
+            .headers(headers.into_owned())
+            .timeout(CANCEL_WAIT)
+            .send()
+            .await;
+        let response = sent.map_err(|error| self.reqwest_error(&error))?;
+        let status = response.status();
+        if status.is_success() {
+            return Ok(());
+        }
+        let head = ResponseMeta::of(response.headers());
+        let body = read_limited(response, REFUSAL_BYTES).await;
+        let body = body.unwrap_or_default();
+        Err(self.refusal(status.as_u16(), head, body, has_client_key))
+    }
+
     /// Returns the headers of a request, and whether it carries the client's own key.
     fn headers_of(&self, request: &UpstreamRequest) -> (Cow<'_, HeaderMap>, bool) {
+        self.keyed_headers(&request.headers, request.client_key.as_ref())
+    }
+
+    fn keyed_headers(
+        &self,
+        forwarded: &[(String, String)],
+        client_key: Option<&SecretString>,
+    ) -> (Cow<'_, HeaderMap>, bool) {
         let mut headers = Cow::Borrowed(&self.streaming);
-        for (name, value) in &request.headers {
+        for (name, value) in forwarded {
             if let (Ok(name), Ok(value)) =
                 (HeaderName::try_from(name), HeaderValue::try_from(value))
                 && !self.fixed.contains(&name)
@@ -318,10 +383,7 @@ impl Inner {
                 headers.to_mut().insert(name, value);
             }
         }
-        let client_key = request
-            .client_key
-            .as_ref()
-            .filter(|_| self.options.accept_client_key);
+        let client_key = client_key.filter(|_| self.options.accept_client_key);
         if let Some(key) = client_key
             && let Some(value) = key_value(&self.key_header, key.expose_secret())
         {
@@ -371,7 +433,19 @@ impl Inner {
                 )
             }
         };
-        let head = ResponseMeta::of(&headers);
+        self.response(status, &headers, source, has_client_key)
+            .await
+    }
+
+    /// Returns the response with this head, whose body is to be read.
+    async fn response(
+        &self,
+        status: u16,
+        headers: &HeaderMap,
+        source: BodySource,
+        has_client_key: bool,
+    ) -> Result<UpstreamResponse, OpenError> {
+        let head = ResponseMeta::of(headers);
         if !(200..300).contains(&status) {
             // A refusal that does not end in time is cut.
             let body = tokio::time::timeout(REFUSAL_WAIT, source.read_limited(REFUSAL_BYTES)).await;

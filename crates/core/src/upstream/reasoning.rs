@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use serde_json::value::RawValue;
 
 use super::Refusal;
+use super::attachment::Attachment;
 use crate::model::include::{ENCRYPTED, ENCRYPTED_REASONING};
 use crate::model::json::{Members, RawObject, push_array};
 
@@ -38,6 +39,18 @@ pub struct AnswerOrigin(Arc<Mutex<Origin>>);
 struct Origin {
     credential: Option<String>,
     replays: bool,
+    /// The endpoint, if it goes on without a connection.
+    holder: Option<Holder>,
+    /// What it goes on with.
+    attachment: Option<Attachment>,
+}
+
+/// An endpoint that goes on without a connection.
+#[derive(Clone, Debug)]
+struct Holder {
+    name: String,
+    /// Whether another process can ask it: the request has no key of its client.
+    public: bool,
 }
 
 /// Models that an endpoint does not make encrypted reasoning for.
@@ -60,8 +73,54 @@ impl AnswerOrigin {
     pub(super) fn set(&self, credential: Option<String>) {
         *self.0.lock() = Origin {
             credential,
-            replays: false,
+            ..Origin::default()
         };
+    }
+
+    /// Records that this endpoint goes on without a connection. `public` says whether other processes
+    /// can ask it for the answer.
+    pub(super) fn hold(&self, name: &str, public: bool) {
+        let name = name.to_owned();
+        self.0.lock().holder = Some(Holder { name, public });
+    }
+
+    /// Records that another process has asked the upstream for this.
+    pub(crate) fn attached(attachment: Attachment) -> Self {
+        Self(Arc::new(Mutex::new(Origin {
+            holder: Some(Holder {
+                name: attachment.upstream.clone(),
+                public: true,
+            }),
+            attachment: Some(attachment),
+            ..Origin::default()
+        })))
+    }
+
+    /// Records the upstream's id of the answer. Returns what other processes find it by, if they can.
+    pub(crate) fn begun(&self, id: &str) -> Option<Attachment> {
+        let mut origin = self.0.lock();
+        let holder = origin.holder.clone()?;
+        let attachment = Attachment::new(&holder.name, id)?;
+        origin.attachment = Some(attachment.clone());
+        holder.public.then_some(attachment)
+    }
+
+    /// Records that the upstream has ended the answer.
+    pub(crate) fn over(&self) {
+        let mut origin = self.0.lock();
+        origin.holder = None;
+        origin.attachment = None;
+    }
+
+    /// What the upstream goes on with, once its id is known, until it ends.
+    pub(crate) fn attachment(&self) -> Option<Attachment> {
+        self.0.lock().attachment.clone()
+    }
+
+    /// Whether the upstream goes on without a connection with an answer whose id is not known.
+    pub(crate) fn is_unnamed(&self) -> bool {
+        let origin = self.0.lock();
+        origin.holder.is_some() && origin.attachment.is_none()
     }
 
     /// Records that the records of another generation are replayed.

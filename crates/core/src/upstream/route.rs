@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use secrecy::SecretString;
 
@@ -42,6 +43,8 @@ pub struct Route {
     pub chat: ChatSettings,
     /// How it is asked to continue an answer that another endpoint broke off.
     pub continuation: Continuation,
+    /// How long after its request a response can be read again; `None` if it cannot.
+    pub reattach: Option<Duration>,
     /// Health, latency and load. Shared by all workers.
     pub stats: Arc<EndpointStats>,
 }
@@ -65,6 +68,7 @@ impl Route {
             locality: 0,
             chat: ChatSettings::default(),
             continuation: Continuation::None,
+            reattach: None,
             stats,
         }
     }

@@ -1,15 +1,20 @@
 //! The [`Router`] as an [`Upstream`]: a choice, then attempts with retries, failover and hedging.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, ready};
 use secrecy::SecretString;
 
+use super::attempt;
 use super::attempt_trace::RequestTrace;
 use super::failover::Failover;
 use super::failover_stream;
 use super::router::Router;
-use super::{OpenError, Target, Upstream, UpstreamRequest, UpstreamResponse, not_served};
+use super::{
+    AttachRequest, OpenError, Target, Upstream, UpstreamRequest, UpstreamResponse, not_served,
+};
 use crate::model::error::ApiError;
 use crate::request::ChatSettings;
 
@@ -78,6 +83,41 @@ impl Upstream for Router {
 
     fn chat_settings_vary(&self) -> bool {
         self.chat_settings_vary()
+    }
+
+    fn reattach_window(&self, endpoint: &str) -> Option<Duration> {
+        self.routes().get(self.endpoint_index(endpoint)?)?.reattach
+    }
+
+    fn endpoint_index(&self, name: &str) -> Option<usize> {
+        let mut routes = self.routes().iter();
+        routes.position(|route| route.endpoint.name() == name)
+    }
+
+    fn attach(
+        &self,
+        request: AttachRequest,
+    ) -> BoxFuture<'static, Result<UpstreamResponse, OpenError>> {
+        let this = self.clone();
+        async move {
+            let endpoint = this.endpoint_index(&request.attachment.upstream);
+            let found = endpoint.and_then(|at| Some((at, this.routes().get(at)?)));
+            let Some((endpoint, route)) = found else {
+                return Err(OpenError::Failed(not_served()));
+            };
+            attempt::attach(route, endpoint, request)
+                .await
+                .map(failover_stream::attached)
+        }
+        .boxed()
+    }
+
+    fn cancel(&self, request: AttachRequest) -> BoxFuture<'static, Result<(), OpenError>> {
+        let endpoint = self.endpoint_index(&request.attachment.upstream);
+        match endpoint.and_then(|endpoint| self.routes().get(endpoint)) {
+            Some(route) => route.endpoint.cancel(request),
+            None => ready(Err(OpenError::Failed(not_served()))).boxed(),
+        }
     }
 
     fn open(

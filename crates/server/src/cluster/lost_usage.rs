@@ -57,6 +57,11 @@ impl Cluster {
         for lost in limits.left_by(tag.as_str()).await {
             let found = match lost.id.parse::<GenerationId>() {
                 Ok(id) => match engine.adopt_replica(&id).await {
+                    // Its upstream goes on with it.
+                    Ok(found) if !found.is_over() => {
+                        rest += 1;
+                        continue;
+                    }
                     Ok(found) => Some(found),
                     Err(error) if error.is_retryable() => {
                         rest += 1;

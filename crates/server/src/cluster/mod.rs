@@ -150,7 +150,8 @@ impl Cluster {
             objects: config.retain_responses(),
             ..RedisRetention::default()
         };
-        let logs = SharedLogs::new(RedisStore::new(redis.clone(), retention), redis.clone());
+        let logs = RedisStore::new(redis.clone(), retention);
+        let logs = SharedLogs::new(logs, redis.clone(), tag.clone());
         let this = Self {
             logs: Arc::new(logs),
             store,

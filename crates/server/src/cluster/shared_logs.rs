@@ -1,6 +1,6 @@
 //! The logs that all nodes share, and which of them run in the background.
 //!
-//! `tw:running:<tag>` lists the background responses that a process runs, so that another one finds
+//! `tw:holder:<id>` is the process that took a log over last. `tw:running:<tag>` lists the background responses that a process runs, so that another one finds
 //! them once it is lost.
 
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use redis::{Pipeline, cmd};
 use tokenwire_core::log::{
     Appended, Blocks, Epoch, LogHeader, LogStore, StoreError, StoreFuture, StoredLog,
 };
-use tokenwire_core::model::id::{GenerationId, Seq};
+use tokenwire_core::model::id::{GenerationId, Seq, Tag};
 use tokenwire_core::model::record::RecordBatch;
 use tokenwire_store::redis::{RedisClient, RedisStore};
 
@@ -23,13 +23,15 @@ use super::membership::KEPT_S;
 pub(super) struct SharedLogs {
     logs: RedisStore,
     redis: RedisClient,
+    /// The name of this process.
+    tag: Tag,
 }
 
 // === impl SharedLogs ===
 
 impl SharedLogs {
-    pub(super) fn new(logs: RedisStore, redis: RedisClient) -> Self {
-        Self { logs, redis }
+    pub(super) fn new(logs: RedisStore, redis: RedisClient, tag: Tag) -> Self {
+        Self { logs, redis, tag }
     }
 
     /// Returns the background responses that the process of this tag was running.
@@ -52,6 +54,34 @@ impl SharedLogs {
         let removed: Result<u64, _> = self.redis.query(command).await;
         if let Err(error) = removed {
             tracing::debug!(generation = %id, %error, "an ended response stays on a list");
+        }
+    }
+
+    /// Returns the process that took a log over last.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub(super) async fn holder(&self, id: &GenerationId) -> Result<Option<Tag>, StoreError> {
+        let command = cmd("GET").arg(self.holder_key(id)).to_owned();
+        let holder: Option<String> = self.redis.query(command).await?;
+        Ok(holder.and_then(|holder| holder.parse().ok()))
+    }
+
+    fn holder_key(&self, id: &GenerationId) -> String {
+        self.redis.key(format_args!("holder:{id}"))
+    }
+
+    /// Notes that this process has taken a log over, so that others find the answer here if it goes
+    /// on.
+    async fn note_holder(&self, id: &GenerationId) {
+        let holder = cmd("SET")
+            .arg(self.holder_key(id))
+            .arg(self.tag.as_str())
+            .arg("EX")
+            .arg(KEPT_S)
+            .to_owned();
+        if let Err(error) = self.redis.query::<()>(holder).await {
+            tracing::debug!(generation = %id, %error, "other nodes may take this one's log over");
         }
     }
 
@@ -121,7 +151,12 @@ impl LogStore for SharedLogs {
     }
 
     fn adopt<'a>(&'a self, id: &'a GenerationId) -> StoreFuture<'a, Epoch> {
-        self.logs.adopt(id)
+        async move {
+            let epoch = self.logs.adopt(id).await?;
+            self.note_holder(id).await;
+            Ok(epoch)
+        }
+        .boxed()
     }
 
     fn delete<'a>(&'a self, id: &'a GenerationId) -> StoreFuture<'a, ()> {

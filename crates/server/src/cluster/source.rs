@@ -123,6 +123,11 @@ impl ClusterSource {
         if stored.sealed {
             return Ok(Located::Stored(self.in_redis(&stored)));
         }
+        if stored.epoch() > Epoch(1)
+            && let Some(client) = self.holder(id).await?
+        {
+            return Ok(Located::Remote(Arc::new(client)));
+        }
         match writer {
             // Another process has adopted it, and may be lost as well.
             Writer::Own if stored.epoch() > Epoch(1) => self.orphan(&stored),
@@ -136,6 +141,22 @@ impl ClusterSource {
                 None => self.orphan(&stored),
             },
             Writer::Unknown => self.orphan(&stored),
+        }
+    }
+
+    /// Returns the other process that took a log over last, if it lives and goes on with it.
+    async fn holder(&self, id: &GenerationId) -> Result<Option<Client>, ApiError> {
+        let holder = self.cluster.logs.holder(id).await;
+        let holder = holder.map_err(|error| unreadable(id, &error))?;
+        let Some(tag) = holder.filter(|tag| *tag != *self.cluster.tag()) else {
+            return Ok(None);
+        };
+        match self.cluster.owner(&tag).await? {
+            membership::Owner::Alive(client) | membership::Owner::Lapsed(client) => {
+                let has = answers(id, &client).await;
+                Ok(has.unwrap_or(false).then_some(client))
+            }
+            membership::Owner::Unknown => Ok(None),
         }
     }
 

@@ -15,6 +15,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use super::Cluster;
 use super::membership::Owner;
 use super::source::answers;
+use crate::storage::report_later;
 
 /// How often lost processes are looked for.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -115,7 +116,7 @@ impl Cluster {
         }
         let running = self.logs.running(tag.as_str()).await?;
         if !running.is_empty() {
-            tracing::info!(%tag, count = running.len(), "ending the background responses of a lost node");
+            tracing::debug!(%tag, count = running.len(), "taking over the background responses of a lost node");
         }
         let left = self.end_each(running, engine, None).await;
         let owed = webhooks.take_over(self.take_deliveries(tag.as_str()).await?);
@@ -148,6 +149,17 @@ impl Cluster {
         webhooks: Option<&Webhooks>,
     ) -> bool {
         match engine.adopt_replica(id).await {
+            // Its upstream goes on with it, and so does this node: it stays on the list of the lost one,
+            // where others find it if this one is lost as well.
+            Ok(generation) if !generation.is_over() => {
+                return match webhooks {
+                    Some(webhooks) => {
+                        report_later(generation, webhooks.clone());
+                        true
+                    }
+                    None => false,
+                };
+            }
             Ok(generation) => {
                 if let Some(webhooks) = webhooks {
                     webhooks.ended(&generation);

@@ -83,6 +83,39 @@ pub(super) fn check_origin(origin: &str) -> Result<(), String> {
 /// Checks the URL of a Redis. The error holds what was found, without the URL, which may hold a
 /// password, and the remedy.
 pub(super) fn check_redis_url(url: &str) -> Result<(), (&'static str, &'static str)> {
+    // Several hosts are no URL.
+    let several = url.split_once("://").and_then(|(scheme, rest)| {
+        let kind = scheme
+            .strip_prefix("redis+")
+            .or_else(|| scheme.strip_prefix("rediss+"))?;
+        Some((kind, rest.rsplit_once('@').map_or(rest, |(_, rest)| rest)))
+    });
+    match several {
+        Some(("cluster" | "sentinel", hosts)) if hosts.is_empty() || hosts.starts_with('/') => {
+            return Err(("has no host", ""));
+        }
+        Some(("cluster", hosts)) => {
+            let path = hosts.split_once('/').map_or("", |(_, path)| path);
+            if !matches!(path, "" | "0") {
+                return Err((
+                    "names a database, of which a Redis Cluster has none",
+                    "Leave out what follows the last host.",
+                ));
+            }
+            return Ok(());
+        }
+        Some(("sentinel", hosts)) => {
+            let name = hosts.split_once('/').map_or("", |(_, name)| name);
+            if name.is_empty() {
+                return Err((
+                    "names no master",
+                    "Write redis+sentinel://host:26379,host:26379/name.",
+                ));
+            }
+            return Ok(());
+        }
+        _ => {}
+    }
     if url == super::secret::REDACTED {
         return Err((
             "is what --print-config writes in place of a URL",

@@ -17,7 +17,7 @@ use super::finding::Finding;
 use super::limits_check::check_limits;
 use super::models::Models;
 use super::schema::{
-    Config, Hedging, KeyEntry, Replicate, Store, StoreKind, Upstream, UpstreamTls, Webhooks,
+    Api, Config, Hedging, KeyEntry, Replicate, Store, StoreKind, Upstream, UpstreamTls, Webhooks,
 };
 use super::secret::{REDACTED, Secret};
 use super::units::{duration, size};
@@ -258,6 +258,19 @@ impl Findings {
                     &format!("upstreams.{index}.health_check.timeout"),
                     check.timeout,
                     millisecond,
+                );
+            }
+            self.duration(
+                &format!("upstreams.{index}.reattach_window"),
+                upstream.reattach_window,
+                second,
+            );
+            if upstream.reattach && upstream.api != Api::Responses {
+                self.add(
+                    &format!("upstreams.{index}.reattach"),
+                    "is true for an upstream that speaks chat completions",
+                    "api: responses beside it",
+                    "Set the upstream's `api: responses`, or leave `reattach` out.",
                 );
             }
             self.duration(

@@ -49,6 +49,12 @@ pub struct Upstream {
     /// Whether and how the upstream continues a text that another upstream cut off.
     #[serde(deserialize_with = "word")]
     pub continuation: Continuation,
+    /// Whether responses that are stored are asked for in the background, and read again after the
+    /// connection is lost. Only with `api: responses`.
+    pub reattach: bool,
+    /// How long after its request a response can be read again.
+    #[serde(with = "duration")]
+    pub reattach_window: Duration,
     /// What differs between servers that speak chat completions.
     pub chat: Chat,
     /// Overrides of the general timeouts.
@@ -199,6 +205,8 @@ impl Default for Upstream {
             limits: UpstreamLimits::default(),
             health_check: HealthCheck::default(),
             continuation: Continuation::None,
+            reattach: false,
+            reattach_window: Duration::from_secs(5 * 60),
             chat: Chat::default(),
             timeouts: TimeoutOverrides::default(),
         }

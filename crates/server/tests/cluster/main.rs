@@ -17,5 +17,7 @@ mod faults;
 mod forwarding;
 mod kill;
 mod loss;
+mod reattach;
 mod redis;
 mod restart;
+mod topology;

@@ -113,6 +113,12 @@ impl Outline {
         }
     }
 
+    /// Returns the id of the response.
+    pub(crate) fn response_id(&self) -> String {
+        let response = self.response(Status::InProgress);
+        response["id"].as_str().unwrap_or_default().to_owned()
+    }
+
     /// Returns the full response for a request without `stream`.
     pub(crate) fn whole(&self) -> Value {
         self.response(Status::Ended)

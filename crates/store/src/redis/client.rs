@@ -6,12 +6,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use ::redis::{Client, Cmd, FromRedisValue, Pipeline, Script, ScriptInvocation, cmd};
+use ::redis::{Cmd, FromRedisValue, Pipeline, Script, ScriptInvocation, Value, cmd};
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
+use super::address::Address;
 use super::connection::{Connection, Connector};
 use super::error::RedisError;
 use super::server_info::ServerInfo;
@@ -19,7 +20,9 @@ use super::server_info::ServerInfo;
 /// How Redis is reached.
 #[derive(Clone, Debug)]
 pub struct RedisOptions {
-    /// `redis://user:password@host:port/database`, or `rediss://` for TLS.
+    /// `redis://user:password@host:port/database`, `redis+cluster://user:password@host:port,host:port`,
+    /// or `redis+sentinel://user:password@host:port,host:port/name/database`; `rediss` in place of
+    /// `redis` for TLS.
     pub url: SecretString,
     /// What every key begins with.
     pub prefix: String,
@@ -79,7 +82,8 @@ impl RedisClient {
     /// [`RedisError::Address`] if the URL is none, and [`RedisError::Closed`] if the system gives
     /// no thread.
     pub fn new(options: RedisOptions) -> Result<Self, RedisError> {
-        let client = Client::open(options.url.expose_secret()).map_err(|_| RedisError::Address)?;
+        let address = Address::parse(options.url.expose_secret())?;
+        let connector = Connector::new(address, options.timeout)?;
         let runtime = Builder::new_current_thread()
             .enable_all()
             .build()
@@ -92,7 +96,7 @@ impl RedisClient {
             .map_err(|_| RedisError::Closed)?;
         Ok(Self {
             shared: Arc::new(Shared {
-                connector: Connector::new(client, options.timeout),
+                connector,
                 options,
                 runtime: handle,
                 failures: AtomicU64::new(0),
@@ -113,8 +117,12 @@ impl RedisClient {
         self.shared.failures.load(Ordering::Relaxed)
     }
 
-    /// Returns the number of the connection, if there is one.
+    /// Returns the number of the connection, if there is one and it leads to one server. Another server
+    /// of a Redis Cluster may take a slot over without a new connection.
     pub(super) fn connection(&self) -> Option<u64> {
+        if self.shared.connector.is_cluster() {
+            return None;
+        }
         let number = self.shared.connector.current.load(Ordering::Acquire);
         (number > 0).then_some(number)
     }
@@ -124,12 +132,22 @@ impl RedisClient {
     /// # Errors
     /// [`RedisError::TooOld`], and those of every request.
     pub async fn check(&self) -> Result<ServerInfo, RedisError> {
-        let mut both = Pipeline::new();
-        for section in ["server", "memory"] {
-            both.add_command(cmd("INFO").arg(section).to_owned());
+        let info = cmd("INFO").arg("server").to_owned();
+        let servers = texts(self.query(info).await?);
+        let info = cmd("INFO").arg("memory").to_owned();
+        let memory = texts(self.query(info).await?);
+        let is_cluster = self.shared.connector.is_cluster();
+        let mut worst: Option<ServerInfo> = None;
+        for (at, server) in servers.iter().enumerate() {
+            // All nodes of a cluster answer, in any order.
+            let memory = memory.get(at).map_or("", String::as_str);
+            let info = ServerInfo::parse(&format!("{server}\r\n{memory}"), is_cluster)?;
+            worst = Some(match worst {
+                Some(worst) => worst.or_worse(info),
+                None => info,
+            });
         }
-        let (server, memory): (String, String) = self.pipeline(both).await?;
-        ServerInfo::parse(&format!("{server}\r\n{memory}"))
+        worst.ok_or_else(|| RedisError::Rejected("INFO has no answer".to_owned()))
     }
 
     /// Sends a command.
@@ -194,6 +212,18 @@ impl RedisClient {
             result
         });
         running.await.unwrap_or(Err(RedisError::Closed))
+    }
+}
+
+/// Returns the texts of an answer, of which a cluster gives one for each node.
+fn texts(answer: Value) -> Vec<String> {
+    match answer {
+        Value::Map(nodes) => nodes
+            .into_iter()
+            .flat_map(|(_, text)| texts(text))
+            .collect(),
+        Value::Array(all) => all.into_iter().flat_map(texts).collect(),
+        other => ::redis::from_redis_value(other).into_iter().collect(),
     }
 }
 

@@ -3,12 +3,15 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use ::redis::aio::MultiplexedConnection;
-use ::redis::{AsyncConnectionConfig, Client};
+use ::redis::cluster::{ClusterClient, ClusterClientBuilder};
+use ::redis::sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType};
+use ::redis::{AsyncConnectionConfig, Client, ConnectionAddr, TlsMode};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 
+use super::address::{Address, Watched};
 use super::error::RedisError;
+use super::link::Link;
 
 /// The pause after a failed attempt. It doubles with each further one.
 const MIN_PAUSE: Duration = Duration::from_millis(50);
@@ -22,12 +25,23 @@ const QUEUED: usize = 16;
 pub(super) struct Connection {
     /// Counts the client's connections from 1.
     pub(super) number: u64,
-    pub(super) inner: MultiplexedConnection,
+    pub(super) inner: Link,
 }
+
+/// What connections are made by.
+enum Source {
+    Server(Client),
+    Cluster(ClusterClient),
+    /// Asks the Sentinels for the master each time.
+    Sentinel(Mutex<SentinelClient>),
+}
+
+/// How often a request to a Redis Cluster is sent on: its slot may have moved.
+const REDIRECTIONS: u32 = 3;
 
 /// Makes connections, one at a time.
 pub(super) struct Connector {
-    client: Client,
+    source: Source,
     config: AsyncConnectionConfig,
     timeout: Duration,
     /// The number of the current connection; 0 if there is none.
@@ -37,7 +51,7 @@ pub(super) struct Connector {
 
 #[derive(Default)]
 struct State {
-    current: Option<MultiplexedConnection>,
+    current: Option<Link>,
     number: u64,
     failures: u32,
     /// Until when attempts fail with this error, so that a flood of requests is no flood of
@@ -45,12 +59,78 @@ struct State {
     refused: Option<(Instant, RedisError)>,
 }
 
+// === impl Source ===
+
+impl Source {
+    fn of(address: Address, timeout: Duration) -> ::redis::RedisResult<Self> {
+        Ok(match address {
+            Address::Server(url) => Self::Server(Client::open(url)?),
+            Address::Cluster(urls) => {
+                let builder = ClusterClientBuilder::new(urls)
+                    .connection_timeout(timeout)
+                    .response_timeout(timeout)
+                    .retries(REDIRECTIONS);
+                Self::Cluster(builder.build()?)
+            }
+            Address::Sentinel(watched) => Self::Sentinel(Mutex::new(sentinel(&watched)?)),
+        })
+    }
+
+    async fn connect(&self, config: &AsyncConnectionConfig) -> ::redis::RedisResult<Link> {
+        match self {
+            Self::Server(client) => {
+                let connection = client.get_multiplexed_async_connection_with_config(config);
+                connection.await.map(Link::Server)
+            }
+            Self::Cluster(client) => client.get_async_connection().await.map(Link::Cluster),
+            Self::Sentinel(client) => {
+                let mut client = client.lock().await;
+                let connection = client.get_async_connection_with_config(config);
+                connection.await.map(Link::Server)
+            }
+        }
+    }
+}
+
+fn sentinel(watched: &Watched) -> ::redis::RedisResult<SentinelClient> {
+    let sentinels = watched.sentinels.iter().map(|(host, port)| {
+        if watched.tls {
+            ConnectionAddr::TcpTls {
+                host: host.clone(),
+                port: *port,
+                insecure: false,
+                tls_params: None,
+            }
+        } else {
+            ConnectionAddr::Tcp(host.clone(), *port)
+        }
+    });
+    let mut builder =
+        SentinelClientBuilder::new(sentinels, &watched.name, SentinelServerType::Master)?
+            .set_client_to_redis_db(watched.database);
+    if watched.tls {
+        builder = builder
+            .set_client_to_redis_tls_mode(TlsMode::Secure)
+            .set_client_to_sentinel_tls_mode(TlsMode::Secure);
+    }
+    if let Some(user) = &watched.user {
+        builder = builder.set_client_to_redis_username(user);
+    }
+    if let Some(password) = &watched.password {
+        builder = builder.set_client_to_redis_password(password);
+    }
+    builder.build()
+}
+
 // === impl Connector ===
 
 impl Connector {
-    pub(super) fn new(client: Client, timeout: Duration) -> Self {
-        Self {
-            client,
+    /// # Errors
+    /// [`RedisError::Address`] if no client can be made of the address.
+    pub(super) fn new(address: Address, timeout: Duration) -> Result<Self, RedisError> {
+        let source = Source::of(address, timeout).map_err(|_| RedisError::Address)?;
+        Ok(Self {
+            source,
             config: AsyncConnectionConfig::new()
                 .set_connection_timeout(Some(timeout))
                 .set_response_timeout(Some(timeout))
@@ -58,7 +138,12 @@ impl Connector {
             timeout,
             current: AtomicU64::new(0),
             state: Mutex::default(),
-        }
+        })
+    }
+
+    /// Whether it leads to a Redis Cluster, where one connection stands for many.
+    pub(super) fn is_cluster(&self) -> bool {
+        matches!(self.source, Source::Cluster(_))
     }
 
     /// Returns the connection, or makes one. Requests wait for the same attempt.
@@ -75,11 +160,14 @@ impl Connector {
         {
             return Err(error.clone());
         }
-        let connecting = self
-            .client
-            .get_multiplexed_async_connection_with_config(&self.config);
-        // The library's timeout does not cover the answers to its first commands.
-        let connected = match timeout(self.timeout, connecting).await {
+        let connecting = self.source.connect(&self.config);
+        // The library's timeout does not cover the answers to its first commands. Several servers are
+        // asked before there is a connection to a cluster, or to a master that Sentinels know.
+        let limit = match self.source {
+            Source::Server(_) => self.timeout,
+            Source::Cluster(_) | Source::Sentinel(_) => self.timeout * 3,
+        };
+        let connected = match timeout(limit, connecting).await {
             Ok(connected) => connected.map_err(RedisError::from),
             Err(_) => Err(RedisError::Timeout(self.timeout)),
         };

@@ -12,9 +12,12 @@ use tokenwire_core::log::StoreError;
 pub enum RedisError {
     /// The configured address is not one of Redis. Fault of the configuration.
     #[error(
-        "the address is no Redis URL; it looks like redis://user:password@host:6379/0, or rediss:// for TLS"
+        "the address is no Redis URL; it looks like redis://user:password@host:6379/0, redis+cluster://host:6379,host:6379 or redis+sentinel://host:26379/name, or rediss for TLS"
     )]
     Address,
+    /// The address asks for what there is not. Fault of the configuration.
+    #[error("{0}")]
+    Unsupported(&'static str),
     /// Redis refused the user or the password. Fault of the configuration.
     #[error("Redis refused the user or the password of its URL")]
     Credentials,
@@ -94,6 +97,12 @@ impl From<::redis::RedisError> for RedisError {
             }
             (ErrorKind::Server(ServerErrorKind::NoPerm), _) => Self::Forbidden(detail()),
             (ErrorKind::InvalidClientConfig, _) => Self::Address,
+            (ErrorKind::Server(ServerErrorKind::CrossSlot), _) => Self::Rejected(detail()),
+            (ErrorKind::ClusterConnectionNotFound, _) => Self::NotReady(detail()),
+            (
+                ErrorKind::MasterNameNotFoundBySentinel | ErrorKind::NoValidReplicasFoundBySentinel,
+                _,
+            ) => Self::NotReady(detail()),
             (_, Some("OOM")) => Self::Full,
             (_, Some("MISCONF" | "NOREPLICAS" | "UNKILLABLE" | "BUSY")) => Self::NotReady(detail()),
             (
@@ -111,6 +120,12 @@ impl From<::redis::RedisError> for RedisError {
                 Some(cause) => Self::Tls(cause),
                 None => Self::Unreachable(io_cause(&error)),
             },
+            _ if error
+                .detail()
+                .is_some_and(|text| text.contains("cluster support disabled")) =>
+            {
+                Self::Unsupported("it is no Redis Cluster: begin its URL with redis://")
+            }
             _ => Self::Rejected(detail()),
         }
     }

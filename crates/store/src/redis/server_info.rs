@@ -29,7 +29,7 @@ impl ServerInfo {
     ///
     /// # Errors
     /// [`RedisError::TooOld`], and [`RedisError::Rejected`] if it is no Redis server.
-    pub(super) fn parse(info: &str) -> Result<Self, RedisError> {
+    pub(super) fn parse(info: &str, is_cluster: bool) -> Result<Self, RedisError> {
         let field = |name: &str| {
             let mut lines = info.lines();
             lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
@@ -38,6 +38,24 @@ impl ServerInfo {
         let Some(version) = field("redis_version") else {
             return Err(RedisError::Rejected("INFO names no version".to_owned()));
         };
+        match (field("redis_mode"), is_cluster) {
+            (Some("cluster"), false) => {
+                return Err(RedisError::Unsupported(
+                    "it is a node of a Redis Cluster: begin its URL with redis+cluster://",
+                ));
+            }
+            (Some("sentinel"), _) => {
+                return Err(RedisError::Unsupported(
+                    "it is a Sentinel: write redis+sentinel://host:26379/name",
+                ));
+            }
+            (Some("standalone"), true) => {
+                return Err(RedisError::Unsupported(
+                    "it is no Redis Cluster: begin its URL with redis://",
+                ));
+            }
+            _ => {}
+        }
         let mut parts = version.split('.').map_while(|part| part.parse().ok());
         let found = (parts.next().unwrap_or(0), parts.next().unwrap_or(0));
         if found < OLDEST {
@@ -52,6 +70,14 @@ impl ServerInfo {
             max_memory: number("maxmemory").unwrap_or(0),
             used_memory: number("used_memory").unwrap_or(0),
         })
+    }
+
+    /// Returns what holds for this server and another one of a cluster: the shorter time, and the one
+    /// that drops data.
+    pub(super) fn or_worse(self, other: Self) -> Self {
+        let uptime = self.uptime.min(other.uptime);
+        let worse = if self.keeps_everything() { other } else { self };
+        Self { uptime, ..worse }
     }
 
     /// Returns true if the server never removes what has not expired.
@@ -69,7 +95,7 @@ mod tests {
     fn version_and_policy_are_read() {
         let info = "# Server\r\nredis_version:7.0.15\r\nuptime_in_seconds:7\r\n# Memory\r\nused_memory:900\r\n\
                     maxmemory:1000\r\nmaxmemory_policy:allkeys-lru\r\n";
-        let info = ServerInfo::parse(info).unwrap();
+        let info = ServerInfo::parse(info, false).unwrap();
         assert_eq!((info.used_memory, info.max_memory), (900, 1000));
         assert_eq!(info.version, "7.0.15");
         assert_eq!(info.uptime, Duration::from_secs(7));
@@ -85,9 +111,9 @@ mod tests {
             ("7.4.1", true),
             ("255.255.255", true),
         ] {
-            let parsed = ServerInfo::parse(&format!("redis_version:{version}\r\n"));
+            let parsed = ServerInfo::parse(&format!("redis_version:{version}\r\n"), false);
             assert_eq!(parsed.is_ok(), accepted, "{version}");
         }
-        assert!(ServerInfo::parse("HTTP/1.1 400 Bad Request\r\n").is_err());
+        assert!(ServerInfo::parse("HTTP/1.1 400 Bad Request\r\n", false).is_err());
     }
 }

@@ -5,6 +5,7 @@
 //! faulty stream has an [`Ending`] like any other.
 
 mod arguments;
+mod catch_up;
 mod chat;
 mod chunk;
 mod chunking;
@@ -18,6 +19,7 @@ mod tool_calls;
 mod translator;
 mod usage;
 
+pub(crate) use catch_up::CatchUp;
 pub use chat::ChatTranslator;
 pub(crate) use chunking::Chunking;
 pub(crate) use logprobs::complete_logprobs;

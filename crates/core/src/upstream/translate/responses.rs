@@ -11,7 +11,7 @@ use crate::model::event::{Ending, EventKind, Failure, Outcome};
 use crate::model::folded_json::FoldedJson;
 use crate::model::id::GenerationId;
 use crate::model::json::{self, Members};
-use crate::upstream::AnswerOrigin;
+use crate::upstream::{AnswerOrigin, Attachment};
 
 use self::terminal::with_error;
 use super::chunk::UpstreamFault;
@@ -199,7 +199,8 @@ impl ResponsesTranslator {
             "response.created" | "response.queued" | "response.in_progress" => {
                 if !self.started {
                     self.started = true;
-                    self.relay_first(self.response(members), records);
+                    let attachment = self.attachment(members);
+                    self.relay_first(self.response(members), attachment, records);
                 }
                 return self.translated(false);
             }
@@ -242,6 +243,7 @@ impl ResponsesTranslator {
                         message: members.text("message").map(Into::into),
                     },
                 };
+                self.upstream_over();
                 let failure = self.fault.get_or_insert(fault.into()).clone();
                 self.started = true;
                 records.record(Some(data));
@@ -271,6 +273,19 @@ impl ResponsesTranslator {
             self.started = true;
             records.event(EventKind::InProgress);
             records.record(None);
+        }
+    }
+
+    /// Notes the upstream's id of the response. Returns what other processes find it by.
+    fn attachment(&self, members: &Members<'_>) -> Option<Attachment> {
+        let id = members.object("response")?;
+        self.origin.as_ref()?.begun(&id.text("id")?)
+    }
+
+    /// Notes that the upstream does not go on.
+    fn upstream_over(&self) {
+        if let Some(origin) = &self.origin {
+            origin.over();
         }
     }
 

@@ -1,8 +1,12 @@
 //! The translator of either upstream API.
 
+use std::sync::Arc;
+
 use super::{
-    BodyEnd, ChatTranslator, Chunking, Progress, RecordWriter, ResponsesTranslator, Translated,
+    BodyEnd, CatchUp, ChatTranslator, Chunking, Progress, RecordWriter, ResponsesTranslator,
+    Translated,
 };
+use crate::log::LogTail;
 use crate::model::event::Ending;
 use crate::model::id::GenerationId;
 use crate::model::secret::Seal;
@@ -19,6 +23,8 @@ use crate::upstream::decode::SseEvent;
 pub(crate) enum Translator {
     Chat(ChatTranslator),
     Responses(Box<ResponsesTranslator>),
+    /// A Responses stream that is read again from its beginning.
+    CatchUp(Box<CatchUp>),
 }
 
 impl Translator {
@@ -44,6 +50,7 @@ impl Translator {
         match self {
             Self::Chat(chat) => Self::Chat(chat.sealed(seal)),
             Self::Responses(responses) => Self::Responses(Box::new(responses.of(origin))),
+            Self::CatchUp(_) => self,
         }
     }
 
@@ -51,7 +58,15 @@ impl Translator {
     pub(crate) fn chunked(self, chunking: Option<Box<Chunking>>) -> Self {
         match self {
             Self::Chat(chat) => Self::Chat(chat.chunked(chunking)),
-            Self::Responses(responses) => Self::Responses(responses),
+            Self::Responses(_) | Self::CatchUp(_) => self,
+        }
+    }
+
+    /// Drops what the log has of a Responses stream that is read again from its beginning.
+    pub(crate) fn catching_up(self, log: Arc<LogTail>) -> Self {
+        match self {
+            Self::Responses(responses) => Self::CatchUp(Box::new(CatchUp::new(responses, log))),
+            Self::Chat(_) | Self::CatchUp(_) => self,
         }
     }
 
@@ -60,7 +75,7 @@ impl Translator {
         match self {
             Self::Chat(chat) => chat.continue_elsewhere(),
             // Only chat answers are continued.
-            Self::Responses(_) => {}
+            Self::Responses(_) | Self::CatchUp(_) => {}
         }
     }
 
@@ -90,7 +105,15 @@ impl Translator {
                     terminated,
                 },
             ) => responses.payload(name, data, terminated, records),
-            (Self::Responses(_), SseEvent::ErrorField(_)) => Translated {
+            (
+                Self::CatchUp(catch_up),
+                SseEvent::Data {
+                    name,
+                    data,
+                    terminated,
+                },
+            ) => catch_up.payload(name, data, terminated, records),
+            (Self::Responses(_) | Self::CatchUp(_), SseEvent::ErrorField(_)) => Translated {
                 progress: Progress::Open,
                 tokens: false,
             },
@@ -102,7 +125,7 @@ impl Translator {
         match self {
             Self::Chat(chat) => chat.has_usage(),
             // Only chat answers are continued.
-            Self::Responses(_) => false,
+            Self::Responses(_) | Self::CatchUp(_) => false,
         }
     }
 
@@ -111,7 +134,7 @@ impl Translator {
         match self {
             Self::Chat(chat) => chat.end_early(),
             // All its terminal events leave room for closing chunks.
-            Self::Responses(_) => {}
+            Self::Responses(_) | Self::CatchUp(_) => {}
         }
     }
 
@@ -119,6 +142,7 @@ impl Translator {
         match self {
             Self::Chat(chat) => chat.body_ended(end),
             Self::Responses(responses) => responses.body_ended(end),
+            Self::CatchUp(catch_up) => catch_up.body_ended(end),
         }
     }
 
@@ -126,6 +150,7 @@ impl Translator {
         match self {
             Self::Chat(chat) => chat.end(ending, at, records),
             Self::Responses(responses) => responses.end(ending, at, records),
+            Self::CatchUp(catch_up) => catch_up.end(ending, at, records),
         }
     }
 }

@@ -125,6 +125,7 @@ impl ResponsesTranslator {
             }
             *items.get_mut(at as usize)? = self.kept(item, &known.id);
         }
+        self.upstream_over();
         let own_ids = self.own_ids(&response);
         let response: Members<'_> = serde_json::from_str(&own_ids).ok()?;
         let object = Self::terminal_object(&response, &format!("[{}]", items.join(",")));

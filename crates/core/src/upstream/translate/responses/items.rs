@@ -5,11 +5,11 @@ use super::emit::push;
 use super::place::Place;
 use super::terminal::{covers, with_streamed};
 use crate::model::event::{EventKind, Relayed};
-use crate::model::include::{ENCRYPTED, KeptWith, PRIVATE};
+use crate::model::include::{ENCRYPTED, KeptWith, PRIVATE, without};
 use crate::model::json::{self, Members};
-use crate::upstream::AnswerOrigin;
 use crate::upstream::translate::RecordWriter;
 use crate::upstream::translate::opened_items::List;
+use crate::upstream::{AnswerOrigin, Attachment};
 
 impl ResponsesTranslator {
     /// Relays an event, with the index and id that the client knows its item by. Returns false for
@@ -320,7 +320,12 @@ impl ResponsesTranslator {
 
     /// Relays the first event as `response.in_progress`: the gateway sends `response.created`
     /// itself, before the upstream is asked.
-    pub(super) fn relay_first(&self, response: Option<String>, records: &mut RecordWriter) {
+    pub(super) fn relay_first(
+        &self,
+        response: Option<String>,
+        attachment: Option<Attachment>,
+        records: &mut RecordWriter,
+    ) {
         let Some(members) = response
             .as_deref()
             .and_then(|object| serde_json::from_str::<Members<'_>>(object).ok())
@@ -329,7 +334,15 @@ impl ResponsesTranslator {
             records.record(None);
             return;
         };
-        let response = members.write_with(&[("status", "\"in_progress\"")]);
+        // An upstream's own member of this name is none of the gateway's.
+        let plain = without(&members, |name| name == PRIVATE);
+        let members: Members<'_> = serde_json::from_str(&plain).unwrap_or_default();
+        let attachment = attachment.map(|attachment| attachment.to_json());
+        let mut replaced = vec![("status", "\"in_progress\"")];
+        if let Some(attachment) = &attachment {
+            replaced.push((PRIVATE, attachment));
+        }
+        let response = members.write_with(&replaced);
         let json = format!(
             r#"{{"type":"response.in_progress","sequence_number":{},"response":{response}}}"#,
             records.next_seq()

@@ -24,6 +24,7 @@ impl ResponsesTranslator {
         response: Option<String>,
         records: &mut RecordWriter,
     ) -> Translated {
+        self.upstream_over();
         let text = response.unwrap_or_else(|| "{}".to_owned());
         let response: Members<'_> = serde_json::from_str(&text).unwrap_or_default();
         let output = response.objects("output");

@@ -1,0 +1,251 @@
+//! A generation's hold on an answer that its upstream goes on with although no connection reads it.
+
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::model::error::{ApiError, ErrorCode};
+use crate::model::event::Failure;
+use crate::model::id::{GenerationId, Seq};
+use crate::upstream::decode::Flow;
+use crate::upstream::translate::{RecordWriter, Translator};
+use crate::upstream::{
+    AnswerOrigin, Asked, AttachRequest, Attachment, OpenError, SecretString, StreamStep,
+    TokenStream, Upstream, UpstreamResponse, may_come_back,
+};
+
+/// The pause after a first attempt that failed. It doubles with each further one.
+const PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// How long an upstream has for the head of its answer.
+const HEAD: Duration = Duration::from_secs(15);
+/// How often an answer is read again without anything new in between.
+const FRUITLESS: u32 = 4;
+/// How long an upstream has to name an answer that is to be cancelled.
+const NAME: Duration = Duration::from_secs(10);
+/// How often an upstream is asked to cancel.
+const CANCELS: u32 = 3;
+
+/// Asks the upstream of one generation for its answer again, and ends it there.
+pub(super) struct Reattachment {
+    upstream: Arc<dyn Upstream>,
+    origin: AnswerOrigin,
+    client_key: Option<SecretString>,
+    first_token_timeout: Duration,
+    /// When the upstream was asked, or the log was taken over.
+    since: Instant,
+    /// Attempts since the last record.
+    fruitless: u32,
+    /// Where the log ended at the last attempt.
+    end: Option<Seq>,
+    /// Counts the requests that were sent.
+    asked: Asked,
+    /// The request, if it was given up before the upstream named its answer.
+    left: Option<Left>,
+}
+
+/// A response that is being opened.
+pub(super) type Opening = BoxFuture<'static, Result<UpstreamResponse, OpenError>>;
+
+/// A request that was given up before the upstream named its answer.
+enum Left {
+    Opening(Opening, Box<Translator>),
+    Open(Box<dyn TokenStream>, Box<Translator>),
+}
+
+impl Reattachment {
+    pub(super) fn new(
+        upstream: Arc<dyn Upstream>,
+        origin: AnswerOrigin,
+        client_key: Option<SecretString>,
+        first_token_timeout: Duration,
+    ) -> Self {
+        Self {
+            upstream,
+            origin,
+            client_key,
+            first_token_timeout,
+            since: Instant::now(),
+            fruitless: 0,
+            end: None,
+            asked: Asked::default(),
+            left: None,
+        }
+    }
+
+    /// Who answers.
+    pub(super) fn origin(&self) -> &AnswerOrigin {
+        &self.origin
+    }
+
+    /// Counts the attempts at an upstream that may go on without a connection.
+    pub(super) fn count_attempts(&mut self, asked: &mut Asked) {
+        asked.count();
+        self.asked = asked.clone();
+    }
+
+    /// Keeps a request whose answer has to be cancelled once it is named.
+    pub(super) fn leave_opening(&mut self, opening: Opening, translator: Translator) {
+        if self.asked.is_asked() {
+            self.left = Some(Left::Opening(opening, Box::new(translator)));
+        }
+    }
+
+    /// As [`Reattachment::leave_opening`], for a response that has begun.
+    pub(super) fn leave_open(&mut self, stream: Box<dyn TokenStream>, translator: Translator) {
+        if self.origin.is_unnamed() {
+            self.left = Some(Left::Open(stream, Box::new(translator)));
+        }
+    }
+
+    /// What the upstream goes on with, if the stream that failed like this is worth another read.
+    pub(super) fn attachment(&self, failure: &Failure) -> Option<Attachment> {
+        if failure.code == ErrorCode::ProducerLost.as_str() || self.fruitless >= FRUITLESS {
+            return None;
+        }
+        self.origin.attachment()
+    }
+
+    /// Notes where the log ends. One that has grown since the last attempt is worth another one.
+    pub(super) fn note_end(&mut self, end: Seq) {
+        if self.end.replace(end) != Some(end) {
+            self.fruitless = 0;
+        }
+    }
+
+    fn request(&self, attachment: Attachment) -> AttachRequest {
+        AttachRequest {
+            attachment,
+            client_key: self.client_key.clone(),
+            after: None,
+            first_token_timeout: self.first_token_timeout,
+        }
+    }
+
+    /// Asks for the answer again, until the upstream gives it or says that it does not any more. Tries
+    /// for as long as the answer can be asked for.
+    ///
+    /// # Errors
+    /// [`ErrorCode::ProducerLost`].
+    pub(super) fn open(&mut self, id: &GenerationId, attachment: Attachment) -> Opening {
+        self.fruitless += 1;
+        let (upstream, since) = (self.upstream.clone(), self.since);
+        let (id, request) = (id.clone(), self.request(attachment));
+        async move {
+            let opened = open(&*upstream, &id, request, since).await;
+            opened.map_err(OpenError::Failed)
+        }
+        .boxed()
+    }
+
+    /// Whether the upstream may go on with the answer.
+    pub(super) fn is_running(&self) -> bool {
+        self.origin.attachment().is_some() || self.origin.is_unnamed() || self.left.is_some()
+    }
+
+    /// Ends the answer at the upstream. A request that was given up is read on until its answer is
+    /// named.
+    pub(super) async fn cancel(mut self: Box<Self>, id: GenerationId) {
+        let (origin, left) = (self.origin.clone(), self.left.take());
+        let left = match left {
+            Some(Left::Open(stream, translator)) => Some((stream, translator)),
+            Some(Left::Opening(opening, translator)) => match timeout(NAME, opening).await {
+                Ok(Ok(opened)) => Some((opened.stream, translator)),
+                Ok(Err(_)) | Err(_) => None,
+            },
+            None => None,
+        };
+        if let Some((stream, translator)) = left {
+            let _ = timeout(NAME, until_named(&origin, stream, *translator)).await;
+        }
+        let Some(attachment) = self.origin.attachment() else {
+            return;
+        };
+        let request = self.request(attachment);
+        for attempt in 1..=CANCELS {
+            match self.upstream.cancel(request.clone()).await {
+                Ok(()) => return,
+                Err(error) if attempt == CANCELS || !may_come_back(&error) => {
+                    // One that has just ended cannot be cancelled.
+                    tracing::info!(generation = %id, upstream = %request.attachment.upstream, code = ?error.to_api_error().code, "the upstream did not cancel an answer");
+                    return;
+                }
+                Err(_) => sleep(PAUSE * attempt).await,
+            }
+        }
+    }
+}
+
+/// Reads a stream until the answer's id is known.
+async fn until_named(
+    origin: &AnswerOrigin,
+    mut stream: Box<dyn TokenStream>,
+    mut translator: Translator,
+) {
+    let mut nowhere = RecordWriter::new();
+    std::future::poll_fn(|cx| {
+        loop {
+            if !origin.is_unnamed() {
+                return Poll::Ready(());
+            }
+            let step = stream.poll_events(cx, &mut |event| {
+                let _ = translator.event(event, &mut nowhere);
+                if origin.is_unnamed() {
+                    Flow::Continue
+                } else {
+                    Flow::Stop
+                }
+            });
+            match step {
+                Poll::Ready(StreamStep::Read) => {}
+                Poll::Ready(_) => return Poll::Ready(()),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    })
+    .await;
+}
+
+/// Asks for an answer again, until the upstream gives it or says that it does not any more.
+async fn open(
+    upstream: &dyn Upstream,
+    id: &GenerationId,
+    request: AttachRequest,
+    since: Instant,
+) -> Result<UpstreamResponse, ApiError> {
+    let name = &request.attachment.upstream;
+    let Some(window) = upstream.reattach_window(name) else {
+        return Err(lost("The upstream of this answer is not there any more."));
+    };
+    let mut pause = PAUSE;
+    loop {
+        let opened = timeout(HEAD, upstream.attach(request.clone())).await;
+        match opened {
+            Ok(Ok(opened)) => {
+                tracing::info!(generation = %id, upstream = %name, "the answer is read from its upstream again");
+                return Ok(opened);
+            }
+            Ok(Err(error)) if !may_come_back(&error) => {
+                return Err(lost(
+                    "The connection was lost, and the upstream does not give the answer again.",
+                ));
+            }
+            Ok(Err(_)) | Err(_) => {}
+        }
+        if since.elapsed() + pause >= window {
+            return Err(lost(
+                "The connection was lost, and the upstream did not come back in time.",
+            ));
+        }
+        sleep(pause.mul_f64(rand::random_range(0.5..1.0))).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+fn lost(message: &str) -> ApiError {
+    ApiError::new(ErrorCode::ProducerLost, message)
+}

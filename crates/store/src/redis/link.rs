@@ -1,0 +1,126 @@
+//! A connection to one server, or to all nodes of a Redis Cluster.
+
+use std::collections::HashMap;
+
+use ::redis::aio::{ConnectionLike, MultiplexedConnection};
+use ::redis::cluster_async::ClusterConnection;
+use ::redis::{Arg, Cmd, Pipeline, RedisFuture, Value};
+use futures::FutureExt as _;
+use futures::future::try_join_all;
+
+/// A connection. Clones share it.
+#[derive(Clone)]
+pub(super) enum Link {
+    Server(MultiplexedConnection),
+    Cluster(ClusterConnection),
+}
+
+/// The commands of a pipeline that go to one slot, and their places in it.
+struct Part {
+    pipeline: Pipeline,
+    places: Vec<usize>,
+}
+
+impl ConnectionLike for Link {
+    fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
+        match self {
+            Self::Server(server) => server.req_packed_command(cmd),
+            Self::Cluster(cluster) => cluster.req_packed_command(cmd),
+        }
+    }
+
+    /// A pipeline of a cluster is sent in one piece for each slot.
+    fn req_packed_commands<'a>(
+        &'a mut self,
+        pipeline: &'a Pipeline,
+        offset: usize,
+        count: usize,
+    ) -> RedisFuture<'a, Vec<Value>> {
+        let cluster = match self {
+            Self::Server(server) => return server.req_packed_commands(pipeline, offset, count),
+            Self::Cluster(cluster) => cluster.clone(),
+        };
+        async move {
+            let parts = parts_of(pipeline).into_iter().map(|part| {
+                let mut cluster = cluster.clone();
+                async move {
+                    let count = part.places.len();
+                    let sent = cluster.req_packed_commands(&part.pipeline, 0, count);
+                    Ok::<_, ::redis::RedisError>((part.places.clone(), sent.await?))
+                }
+            });
+            let mut answers = vec![Value::Nil; count];
+            for (places, values) in try_join_all(parts).await? {
+                for (place, value) in places.into_iter().zip(values) {
+                    if let Some(answer) = answers.get_mut(place) {
+                        *answer = value;
+                    }
+                }
+            }
+            Ok(answers)
+        }
+        .boxed()
+    }
+
+    fn get_db(&self) -> i64 {
+        match self {
+            Self::Server(server) => server.get_db(),
+            Self::Cluster(_) => 0,
+        }
+    }
+}
+
+/// Splits a pipeline whose commands have their key after their name. Keys with the same hash tag are in
+/// one slot.
+fn parts_of(pipeline: &Pipeline) -> Vec<Part> {
+    let mut known: HashMap<Vec<u8>, usize> = HashMap::new();
+    let mut parts: Vec<Part> = Vec::new();
+    for (place, command) in pipeline.cmd_iter().enumerate() {
+        let key = command.args_iter().nth(1);
+        let tag = match key {
+            Some(Arg::Simple(key)) => hash_tag(key).to_vec(),
+            _ => Vec::new(),
+        };
+        let at = *known.entry(tag).or_insert_with(|| {
+            parts.push(Part {
+                pipeline: Pipeline::new(),
+                places: Vec::new(),
+            });
+            parts.len() - 1
+        });
+        if let Some(part) = parts.get_mut(at) {
+            part.pipeline.add_command(command.clone());
+            part.places.push(place);
+        }
+    }
+    parts
+}
+
+/// Returns what of a key decides its slot.
+fn hash_tag(key: &[u8]) -> &[u8] {
+    let tag = key.iter().position(|byte| *byte == b'{').and_then(|open| {
+        let rest = key.get(open + 1..)?;
+        let close = rest.iter().position(|byte| *byte == b'}')?;
+        rest.get(..close).filter(|tag| !tag.is_empty())
+    });
+    tag.unwrap_or(key)
+}
+
+#[cfg(test)]
+mod tests {
+    use ::redis::cmd;
+
+    use super::*;
+
+    #[test]
+    fn pipeline_is_split_by_hash_tags() {
+        let mut pipeline = Pipeline::new();
+        for key in ["a:{1}:x", "b", "c:{1}:y", "{}d", "b"] {
+            pipeline.add_command(cmd("GET").arg(key).to_owned());
+        }
+        let parts = parts_of(&pipeline);
+        let places: Vec<_> = parts.iter().map(|part| part.places.clone()).collect();
+        assert_eq!(places, [vec![0, 2], vec![1, 4], vec![3]]);
+        assert_eq!(parts[0].pipeline.cmd_iter().count(), 2);
+    }
+}
