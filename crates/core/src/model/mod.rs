@@ -18,5 +18,6 @@ pub mod secret;
 pub(crate) mod shared_list;
 pub mod snapshot;
 pub(crate) mod text;
+pub mod text_place;
 pub mod time;
 pub mod usage;
