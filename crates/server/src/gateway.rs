@@ -16,6 +16,7 @@ use tokenwire_store::DiskStore;
 use tokenwire_webhooks::{DeliveryRecords, WebhookOptions, Webhooks};
 use tokio::sync::watch;
 
+use crate::activity::Activity;
 use crate::allocator::return_memory;
 use crate::auth::{
     Authenticator, MadeKey, RevocableKeys, Revocations, SharedRevocations, SharedUses, Tickets,
@@ -40,6 +41,7 @@ use crate::service_manager;
 use crate::storage;
 use crate::takeover::{Predecessor, TakeoverSocket};
 use crate::time_limit::{START, within};
+use crate::watch_rules::watch_of;
 
 /// Bytes of requests that the embedded simulator keeps for its `/requests`.
 const RECORDED_BYTES: usize = 1024 * 1024;
@@ -425,8 +427,12 @@ fn share(
         limits.share_over(cluster.redis().clone(), cluster.tag().as_str());
     }
     metrics.collect(Clients(limits.clone()));
+    let activity = Activity::new(engine.registry().clone(), changes.subscribe());
+    let watch = watch_of(&config, &activity, &webhooks).map_err(ServeError::Watch)?;
     let shared = Shared {
         engine,
+        activity,
+        watch,
         metrics,
         upstreams,
         retry_budget: Arc::new(RetryBudget::new(config.retry.budget_percent)),

@@ -1,5 +1,6 @@
 //! The gateway: configuration, command line, HTTP API, and the server that runs them.
 
+pub mod activity;
 mod admission;
 mod allocator;
 pub mod auth;
@@ -36,3 +37,4 @@ mod storage;
 mod takeover;
 pub mod telemetry;
 mod time_limit;
+mod watch_rules;

@@ -354,7 +354,9 @@ impl RelayedItems {
             }
         };
         let mut there = texts.filter(|streamed| is_there(streamed.place));
-        there.next_back().map_or_else(String::new, |streamed| streamed.text.to_string())
+        there
+            .next_back()
+            .map_or_else(String::new, |streamed| streamed.text.to_string())
     }
 
     /// Iterates over the items in the order of their indexes.
@@ -367,8 +369,12 @@ impl RelayedItems {
 impl RelayedItem {
     /// Returns the type of the part with this string; empty for the item's own.
     fn part_type(&self, place: Place) -> String {
-        let part = place.part.and_then(|(list, at)| self.value.get(list)?.get(at));
-        let kind = part.and_then(|part| part.get("type")).and_then(Value::as_str);
+        let part = place
+            .part
+            .and_then(|(list, at)| self.value.get(list)?.get(at));
+        let kind = part
+            .and_then(|part| part.get("type"))
+            .and_then(Value::as_str);
         kind.unwrap_or_default().to_owned()
     }
 

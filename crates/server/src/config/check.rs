@@ -19,6 +19,7 @@ use super::models::Models;
 use super::schema::{Config, Hedging, KeyEntry, Replicate, Store, StoreKind, Upstream, Webhooks};
 use super::secret::{REDACTED, Secret};
 use super::units::{duration, size};
+use super::watch_check::check_watch;
 
 const MAX_DURATION: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 const MIN_MESSAGE: usize = 1024;
@@ -40,6 +41,7 @@ pub(crate) fn check(config: &Config) -> Vec<Finding> {
     findings.auth(config);
     findings.cluster(config);
     findings.0.extend(check_limits(config));
+    findings.0.extend(check_watch(config));
     if config
         .default_model
         .as_ref()

@@ -35,6 +35,8 @@ pub mod secret;
 pub mod timeouts;
 pub mod units;
 mod upstream;
+pub mod watch;
+mod watch_check;
 
 pub use applies::{Applies, SETTINGS};
 pub use environment::{CONFIG_FILE, PREFIX, of_this_process};

@@ -149,16 +149,18 @@ impl WatchRules {
         }
         let words = Words::new(&words).map_err(|_| RuleError {
             rule: 0,
-            name: rules.first().map_or_else(String::new, |rule| rule.name.clone()),
+            name: rules
+                .first()
+                .map_or_else(String::new, |rule| rule.name.clone()),
             problem: RuleProblem::TooLong,
         })?;
-        let on = rules.iter().fold(WatchedKinds::default(), |all, rule| {
-            WatchedKinds {
+        let on = rules
+            .iter()
+            .fold(WatchedKinds::default(), |all, rule| WatchedKinds {
                 text: all.text || rule.on.text,
                 reasoning: all.reasoning || rule.on.reasoning,
                 arguments: all.arguments || rule.on.arguments,
-            }
-        });
+            });
         let compiled = |rule: &WatchRule| CompiledRule {
             name: rule.name.as_str().into(),
             on: rule.on,
@@ -209,11 +211,11 @@ impl RuleProblem {
     #[must_use]
     pub fn remedy(&self) -> &'static str {
         match self {
-            Self::TooMany => "At most 1000 rules are watched for. Put words of one kind in one rule.",
-            Self::Empty => "List at least one word, and no empty one.",
-            Self::TooLong => {
-                "A word has at most 1024 bytes, all words together at most 4 MiB."
+            Self::TooMany => {
+                "At most 1000 rules are watched for. Put words of one kind in one rule."
             }
+            Self::Empty => "List at least one word, and no empty one.",
+            Self::TooLong => "A word has at most 1024 bytes, all words together at most 4 MiB.",
             Self::MatchesNothing => {
                 "Write an expression that needs at least one character: 'a+' for 'a*'."
             }

@@ -151,7 +151,11 @@ impl Watcher {
         if escaped.is_empty() || !self.watch.rules.looks_at(place.kind) {
             return;
         }
-        if self.parts.get(self.last).is_none_or(|part| part.place != place) {
+        if self
+            .parts
+            .get(self.last)
+            .is_none_or(|part| part.place != place)
+        {
             let known = self.parts.iter().position(|part| part.place == place);
             self.last = known.unwrap_or_else(|| {
                 self.parts.push(PartState::new(place, &self.watch));
@@ -244,13 +248,25 @@ impl PartState {
         let expressions = watch.rules.expressions.iter();
         for (expression, state) in expressions.zip(&mut self.expressions) {
             if expression.finish(state) {
-                found.extend(new_match(watch, self.place, expression.rule, self.bytes, seq));
+                found.extend(new_match(
+                    watch,
+                    self.place,
+                    expression.rule,
+                    self.bytes,
+                    seq,
+                ));
             }
         }
     }
 }
 
-fn new_match(watch: &Watch, place: TextPlace, rule: u32, offset: u64, seq: Seq) -> Option<RuleMatch> {
+fn new_match(
+    watch: &Watch,
+    place: TextPlace,
+    rule: u32,
+    offset: u64,
+    seq: Seq,
+) -> Option<RuleMatch> {
     let compiled = watch.rules.rule(rule)?;
     Some(RuleMatch {
         rule: rule as usize,

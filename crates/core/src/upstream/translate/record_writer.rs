@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use crate::model::event::{DeltaKind, DeltaTarget, EventKind, ItemHead, PartKind};
 use crate::model::id::{Epoch, Seq};
-use crate::model::record::{BatchPosition, CLOSING_NUMBERS, Content, FullRecord, RecordBatch, Template};
+use crate::model::record::{
+    BatchPosition, CLOSING_NUMBERS, Content, FullRecord, RecordBatch, Template,
+};
 use crate::model::relayed_items::RelayedItems;
 use crate::model::snapshot::Change;
 

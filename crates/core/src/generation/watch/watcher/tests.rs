@@ -153,7 +153,9 @@ fn rules_that_cannot_be_watched_for_are_refused_by_name() {
 
 #[test]
 fn ten_thousand_words_are_found() {
-    let list: Vec<String> = (0..10_000).map(|number| format!("word{number:05}x")).collect();
+    let list: Vec<String> = (0..10_000)
+        .map(|number| format!("word{number:05}x"))
+        .collect();
     let list: Vec<&str> = list.iter().map(String::as_str).collect();
     let rule = words("many", &list);
     assert_eq!(offsets(rule.clone(), &["a wo", "rd0", "9999", "x"]), [12]);
