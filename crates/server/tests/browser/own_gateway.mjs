@@ -27,12 +27,15 @@ export class OwnGateway {
   #store;
   #processes = [];
 
-  /** Starts a gateway. `store` is "disk" or "memory". */
-  static async start(store) {
+  #settings;
+
+  /** Starts a gateway. `store` is "disk" or "memory", `settings` are further variables of its environment. */
+  static async start(store, settings = {}) {
     if (!program) throw new Error('TOKENWIRE_PROGRAM is not set; run these tests with `cargo xtask test --only browser`');
     const gateway = new OwnGateway();
     OwnGateway.all.push(gateway);
     gateway.#store = store;
+    gateway.#settings = settings;
     gateway.#port = await freePort();
     gateway.#folder = await mkdtemp(path.join(tmpdir(), 'tokenwire-'));
     await gateway.begin();
@@ -51,6 +54,7 @@ export class OwnGateway {
         ...Object.fromEntries(settings),
         OPENAI_BASE_URL: `${simulator}/v1`,
         TOKENWIRE_DEFAULT_MODEL: 'simulator',
+        ...this.#settings,
         TOKENWIRE_STORE__KIND: this.#store,
         ...(this.#store === 'disk' ? { TOKENWIRE_STORE__PATH: path.join(this.#folder, 'store') } : {}),
       },
