@@ -14,6 +14,8 @@ translate(document.body);
 const $ = (id) => document.getElementById(id);
 /** Most open streams that are listed. */
 const MOST_OPEN = 200;
+/** Most streams that the gateway names to a page when it comes. */
+const MOST_NAMED = 1000;
 /** Pause between two drawings, in milliseconds. */
 const DRAWN_EVERY = 500;
 /** Pause between two messages for screen readers, in milliseconds. */
@@ -119,7 +121,7 @@ function put(id, text) {
 
 function drawNow() {
   const { rates } = log;
-  put("n-open", rates ? String(rates.open) : "–");
+  put("n-open", rates ? String(openStreams()) : "–");
   put("n-tokens", rates ? short(rates.tokens) : "–");
   put("n-started", rates ? short(rates.started) : "–");
   put("n-failed", String(log.failed()));
@@ -141,6 +143,11 @@ function drawNow() {
   $("matched-section").hidden = log.matched.length === 0;
 }
 
+/** Returns how many streams run. The gateway names no more than these to a page that comes later. */
+function openStreams() {
+  return log.open.size < MOST_NAMED ? log.open.size : Math.max(log.open.size, log.rates?.open ?? 0);
+}
+
 function drawOpen() {
   const open = [...log.open.values()].reverse();
   const now = Date.now();
@@ -149,7 +156,7 @@ function drawOpen() {
     number(time(Math.max(0, Math.floor((now - stream.created) / 1000) * 1000))), opener(stream.id),
   ], (stream) => `${stream.firstToken} ${Math.floor((now - stream.created) / 1000)}`);
   $("open-none").hidden = open.length > 0;
-  const more = Math.max(open.length, log.rates?.open ?? 0) - Math.min(open.length, MOST_OPEN);
+  const more = openStreams() - Math.min(open.length, MOST_OPEN);
   $("open-more").hidden = more <= 0;
   put("open-more", t("And {count} more.", { count: Math.max(more, 0) }));
 }
@@ -201,7 +208,7 @@ function owner({ owner }) {
 }
 
 function clock(at) {
-  return new Date(at).toLocaleTimeString(document.documentElement.lang);
+  return new Date(at).toLocaleTimeString(document.documentElement.lang, { hour12: false });
 }
 
 function endOf({ status, reason }) {

@@ -15,8 +15,13 @@ function node(name, attributes, text = null) {
   return made;
 }
 
-/** A frame with times below. `top` is the largest value, `place` gives its height from 0 to 1, `ticks` are the labels. */
-function frame(svg, ticks, place) {
+/** The spans that a plot may have, in milliseconds, with the seconds that are named below it. */
+const SPANS = [[60_000, [60, 30]], [120_000, [120, 60]], [SPAN, [240, 120]]];
+const OPENED = Date.now();
+
+/** A frame with times below, which begins when the page was opened. `place` gives the height of a value from 0 to 1, `ticks` are the labels. */
+function frame(svg, ticks, place, now) {
+  const [span, seconds] = SPANS.find(([span]) => now - OPENED < span) ?? SPANS.at(-1);
   const width = Math.max(svg.clientWidth, 220);
   svg.setAttribute("viewBox", `0 0 ${width} ${HEIGHT}`);
   const y = (value) => HEIGHT - BOTTOM - place(value) * (HEIGHT - BOTTOM - TOP);
@@ -25,24 +30,23 @@ function frame(svg, ticks, place) {
     parts.push(node("line", { x1: LEFT, x2: width, y1: y(value), y2: y(value), class: "grid" }));
     parts.push(node("text", { x: LEFT - 8, y: y(value) + 4, "text-anchor": "end" }, label));
   }
-  for (const minutes of [5, 4, 3, 2, 1, 0]) {
-    const x = width - (minutes * 60_000 / SPAN) * (width - LEFT);
-    const anchor = minutes === 5 ? "start" : minutes === 0 ? "end" : "middle";
-    if (width > 300 || minutes % 5 === 0) {
-      parts.push(node("text", { x, y: HEIGHT - 2, "text-anchor": anchor }, minutes === 0 ? t("now") : t("{count} min ago", { count: minutes })));
-    }
+  const at = (ago) => width - (ago / span) * (width - LEFT);
+  for (const ago of seconds) {
+    const text = ago < 60 ? t("{count} s ago", { count: ago }) : t("{count} min ago", { count: ago / 60 });
+    parts.push(node("text", { x: at(ago * 1000), y: HEIGHT - 2, "text-anchor": ago * 1000 === span ? "start" : "middle" }, text));
   }
-  return { width, y, x: (at, now) => width - ((now - at) / SPAN) * (width - LEFT), parts };
+  parts.push(node("text", { x: width, y: HEIGHT - 2, "text-anchor": "end" }, t("now")));
+  return { y, x: (time) => at(now - time), second: ((width - LEFT) / span) * 1000, parts };
 }
 
 /** Draws bars of values that come once a second. */
 export function bars(svg, points, label, now = Date.now()) {
   const top = niceTop(Math.max(10, ...points.map(({ value }) => value)));
   const ticks = [0, top / 2, top].map((value) => ({ value, label: short(value) }));
-  const { width, x, y, parts } = frame(svg, ticks, (value) => value / top);
-  const wide = Math.max(1, ((width - LEFT) / SPAN) * 1000 - 0.5);
+  const { x, y, second, parts } = frame(svg, ticks, (value) => value / top, now);
+  const wide = Math.max(1, second - 0.5);
   for (const { at, value } of points) {
-    const left = x(at, now) - wide;
+    const left = x(at) - wide;
     if (value > 0 && left >= LEFT) parts.push(node("rect", { x: left.toFixed(1), y: y(value).toFixed(1), width: wide.toFixed(1), height: (HEIGHT - BOTTOM - y(value)).toFixed(1) }));
   }
   svg.replaceChildren(...parts);
@@ -57,9 +61,9 @@ export function times(svg, points, label, now = Date.now()) {
   const to = Math.max(from + 2, Math.ceil(Math.log10(Math.max(10, ...values))));
   const place = (value) => Math.min(1, Math.max(0, (Math.log10(Math.max(value, 10 ** from)) - from) / (to - from)));
   const ticks = Array.from({ length: to - from + 1 }, (_, at) => ({ value: 10 ** (from + at), label: time(10 ** (from + at)) }));
-  const { x, y, parts } = frame(svg, ticks, place);
+  const { x, y, parts } = frame(svg, ticks, place, now);
   for (const { at, value, upper } of points) {
-    const left = x(at, now);
+    const left = x(at);
     if (left < LEFT) continue;
     if (upper !== undefined) {
       const [cx, cy] = [left, y(upper)];
@@ -82,7 +86,7 @@ function niceTop(value) {
 export function short(value) {
   if (value >= 9950) return `${(value / 1000).toFixed(0)} k`;
   if (value >= 1000) return `${(value / 1000).toFixed(1)} k`;
-  return value >= 10 || Number.isInteger(value) ? String(Math.round(value)) : value.toFixed(1);
+  return String(value >= 10 ? Math.round(value) : Number(value.toFixed(1)));
 }
 
 /** Returns a time with its unit. */

@@ -7,11 +7,13 @@
 )]
 
 #[path = "webhooks/receiver.rs"]
+#[allow(dead_code, reason = "each test uses its part of it")]
 mod receiver;
 mod support;
 
 use receiver::Receiver;
 use serde_json::{Value, json};
+use support::process::Process;
 use support::{
     Exchange, Gateway, Playback, Request, Socket, World, chat, over, patiently, response, start,
     with,
@@ -96,7 +98,7 @@ async fn watcher_sees_the_life_of_a_stream_without_its_content() {
         .await;
     watching.until_event(LIFE[2]).await;
     let events = seen(&watching);
-    // The one upstream of the configuration is shown to whoever may see all.
+    // The one upstream of the configuration is shown, since without keys everything may be seen.
     assert_eq!(events[0].1["type"], "tokenwire:upstream.changed");
     assert_eq!(events[0].1["state"], "up");
     assert_eq!(kinds(&events[1..]), LIFE);
@@ -336,23 +338,40 @@ async fn foreign_page_and_revoked_key_do_not_watch() {
 /// A watcher that reads nothing holds up neither streams nor other watchers, and is told what it lost.
 #[tokio::test]
 async fn watcher_that_does_not_read_is_told_what_it_lost() {
-    let world = start(|_| {});
-    let mut slow = world.get("/v1/activity").send_reading_little(4096).await;
+    // Some hundred events for each stream, so that the buffers of the socket are soon full.
+    let rules: Vec<WatchEntry> = (0..500)
+        .map(|number| words(&format!("rule {number}"), &["t0"], Action::Notify))
+        .collect();
+    let world = start(|config| config.watch = rules);
+    let mut slow = world.get("/v1/activity").send().await;
     slow.until_event("tokenwire:rates").await;
-    // Three events each, some of which the socket buffers hold.
     let mut socket = world.socket().await;
-    for _ in 0..4000 {
-        socket.create("tokens=1", json!({"store": false})).await;
+    for _ in 0..150 {
+        socket
+            .create("tokens=1 text=count", json!({"store": false}))
+            .await;
         socket.until_end().await;
     }
-    let events = slow.until_event("\"reason\":\"lost\"").await;
-    let reset = events.iter().map(|event| event.json());
-    let reset = reset
-        .into_iter()
-        .find(|event| event["type"] == "tokenwire:reset")
-        .unwrap();
+    // Looked for in what is new: the whole is some megabytes.
+    let reset = loop {
+        assert!(slow.read().await, "the watch ended");
+        let whole = slow
+            .body
+            .iter()
+            .rposition(|byte| *byte == b'\n')
+            .unwrap_or(0);
+        let read: Vec<u8> = slow.body.drain(..whole).collect();
+        let text = String::from_utf8(read).unwrap();
+        let line = text.lines().find(|line| line.contains("tokenwire:reset"));
+        if let Some(line) = line {
+            let data = line.strip_prefix("data: ").unwrap();
+            break serde_json::from_str::<Value>(data).unwrap();
+        }
+    };
+    assert_eq!(reset["reason"], "lost");
     let lost = reset["lost"].as_u64().unwrap();
-    assert!((1..12_000).contains(&lost), "{lost}");
+    assert!((4096..80_000).contains(&lost), "{lost}");
+    slow.body.clear();
     // It goes on from there.
     let answer = world
         .post("/v1/responses", &response("tokens=1"))
@@ -650,7 +669,7 @@ async fn webhook_of_a_match_is_signed_and_has_text_only_if_asked_for() {
 
 /// Starts a gateway in a process of its own, which reads its configuration from a file.
 fn refused(config: &str) -> String {
-    support::process::Process::fail_on(support::nginx::free_port(), config)
+    Process::fail_on(support::nginx::free_port(), config)
 }
 
 #[test]
@@ -691,6 +710,46 @@ fn rules_that_cannot_work_are_refused_with_their_name_and_a_remedy() {
             assert!(error.contains(part), "{rule}: no {part:?} in {error}");
         }
     }
+}
+
+#[tokio::test]
+async fn reload_takes_new_rules_and_keeps_the_old_ones_if_those_are_bad() {
+    let upstream = Simulator::start(Options {
+        pace: Pace::INSTANT,
+        ..Options::default()
+    })
+    .unwrap();
+    let url = upstream.base_url();
+    let config = |rule: &str| {
+        format!(
+            "default_model: simulator\nupstreams: [{{name: up, base_url: '{url}'}}]\nwatch: [{rule}]\n"
+        )
+    };
+    let gateway = Process::start(&config("{name: a, words: [t3], action: stop}"), &[]);
+    let last = async || {
+        let body = response("tokens=9 text=count");
+        let answer = support::post(&gateway, "/v1/streams", &body).answer().await;
+        let end = answer.events().pop().unwrap().json();
+        let text = end["response"]["output"][0]["content"][0]["text"].clone();
+        text.as_str()
+            .unwrap()
+            .rsplit(' ')
+            .next()
+            .unwrap()
+            .to_owned()
+    };
+    let reload = async |rule: &str| {
+        gateway.configure(&config(rule));
+        let request = Request::new(gateway.address, "POST", "/admin/reload");
+        request.answer().await.status
+    };
+    assert_eq!(last().await, "t3");
+    assert_eq!(reload("{name: a, words: [t5], action: stop}").await, 200);
+    assert_eq!(last().await, "t5");
+    assert_ne!(reload("{name: a, regex: 'x*', action: stop}").await, 200);
+    assert_eq!(last().await, "t5");
+    assert_eq!(reload("").await, 200);
+    assert_eq!(last().await, "t8");
 }
 
 #[tokio::test]

@@ -38,6 +38,7 @@ use tokenwire_core::generation::watch::RuleMatch;
 use tokenwire_core::model::error::{ApiError, ErrorCode};
 use tokenwire_core::model::id::Owner;
 use tokio::sync::watch;
+use tokio::task::AbortHandle;
 use tokio::time::MissedTickBehavior;
 
 use crate::shared_upstream::SharedUpstream;
@@ -122,7 +123,11 @@ impl Activity {
                 state.run(&generation);
             }
             state.look_at_upstreams(&self.shared.upstreams.borrow(), false);
-            tokio::spawn(sample(Arc::downgrade(&self.shared)));
+        }
+        // It ends with the worker that has started it.
+        if state.timer.as_ref().is_none_or(AbortHandle::is_finished) {
+            let timer = tokio::spawn(sample(Arc::downgrade(&self.shared)));
+            state.timer = Some(timer.abort_handle());
         }
         let key = state.enter(&scope);
         Ok(Watcher::new(self.clone(), &mut state, key, scope, after))
@@ -152,6 +157,16 @@ impl Activity {
     }
 }
 
+// === impl Shared ===
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        if let Some(timer) = &self.state.get_mut().timer {
+            timer.abort();
+        }
+    }
+}
+
 /// Runs the timer while something watches.
 async fn sample(shared: Weak<Shared>) {
     let mut ticks = tokio::time::interval(TICK);
@@ -165,6 +180,7 @@ async fn sample(shared: Weak<Shared>) {
         if state.is_abandoned() {
             shared.active.store(false, Ordering::Release);
             state.clear();
+            state.timer = None;
             return;
         }
         let wakers = state.tick(&shared.upstreams.borrow());

@@ -11,6 +11,7 @@ use tokenwire_core::generation::watch::RuleMatch;
 use tokenwire_core::model::id::{GenerationId, Owner};
 use tokenwire_core::model::snapshot::Status;
 use tokenwire_core::upstream::HealthStatus;
+use tokio::task::AbortHandle;
 
 use super::rates::Counts;
 use super::ring::{Bounds, Event, Ring};
@@ -40,6 +41,8 @@ pub(super) struct State {
     woken: u64,
     last_watched: u64,
     last_rates: Instant,
+    /// Runs the timer.
+    pub(super) timer: Option<AbortHandle>,
 }
 
 #[derive(Debug)]
@@ -86,6 +89,7 @@ impl State {
             woken: 0,
             last_watched: 0,
             last_rates: Instant::now(),
+            timer: None,
         }
     }
 
