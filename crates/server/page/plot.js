@@ -94,5 +94,5 @@ export function time(milliseconds) {
   if (milliseconds < 10 && !Number.isInteger(milliseconds)) return `${milliseconds.toFixed(1)} ms`;
   if (milliseconds < 1000) return `${Math.round(milliseconds)} ms`;
   if (milliseconds < 60_000) return `${Number((milliseconds / 1000).toFixed(1))} s`;
-  return `${Math.floor(milliseconds / 60_000)} min ${Math.floor(milliseconds / 1000) % 60} s`;
+  return t("{minutes} min {seconds} s", { minutes: Math.floor(milliseconds / 60_000), seconds: Math.floor(milliseconds / 1000) % 60 });
 }

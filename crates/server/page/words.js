@@ -196,6 +196,7 @@ const CHINESE = new Map(Object.entries({
   "The stream cannot be opened now.": "现在无法打开此流。",
   // plot.js
   "now": "现在",
+  "{minutes} min {seconds} s": "{minutes} 分 {seconds} 秒",
   "{count} s ago": "{count} 秒前",
   "{count} min ago": "{count} 分钟前",
   "{label}: {value} now, at most {top} in 5 minutes": "{label}：现在 {value}，5 分钟内最高 {top}",
