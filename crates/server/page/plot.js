@@ -60,7 +60,7 @@ export function times(svg, points, label, now = Date.now()) {
   const from = Math.floor(Math.log10(Math.max(1, Math.min(1000, ...values))));
   const to = Math.max(from + 2, Math.ceil(Math.log10(Math.max(10, ...values))));
   const place = (value) => Math.min(1, Math.max(0, (Math.log10(Math.max(value, 10 ** from)) - from) / (to - from)));
-  const ticks = Array.from({ length: to - from + 1 }, (_, at) => ({ value: 10 ** (from + at), label: time(10 ** (from + at)) }));
+  const ticks = Array.from({ length: to - from + 1 }, (_, at) => ({ value: 10 ** (from + at), label: decade(from + at) }));
   const { x, y, parts } = frame(svg, ticks, place, now);
   for (const { at, value, upper } of points) {
     const left = x(at);
@@ -75,6 +75,11 @@ export function times(svg, points, label, now = Date.now()) {
   const sorted = points.map(({ value }) => value).sort((one, other) => one - other);
   const median = sorted[Math.floor(sorted.length / 2)];
   svg.setAttribute("aria-label", sorted.length > 0 ? t("{label}: median {median}, longest {longest}", { label, median: time(median), longest: time(Math.max(...values)) }) : t("{label}: nothing yet", { label }));
+}
+
+/** Returns ten to this power, in milliseconds, with its unit. */
+function decade(power) {
+  return power < 3 ? `${10 ** power} ms` : `${10 ** (power - 3)} s`;
 }
 
 function niceTop(value) {
