@@ -21,7 +21,7 @@ pub(crate) struct Watcher {
     parts: Vec<PartState>,
     /// The one that the last delta belongs to.
     last: usize,
-    /// A delta without escapes.
+    /// A delta that had escapes.
     unescaped: Vec<u8>,
     /// Not reported yet.
     found: Vec<RuleMatch>,
@@ -165,6 +165,10 @@ impl Watcher {
         let Some(part) = self.parts.get_mut(self.last) else {
             return;
         };
+        if memchr::memchr(b'\\', escaped.as_bytes()).is_none() && !part.unescaper.holds() {
+            part.advance(&self.watch, escaped.as_bytes(), seq, &mut self.found);
+            return;
+        }
         self.unescaped.clear();
         part.unescaper.push(escaped, &mut self.unescaped);
         part.advance(&self.watch, &self.unescaped, seq, &mut self.found);
