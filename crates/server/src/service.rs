@@ -116,7 +116,7 @@ pub struct Shared {
     /// What happens, for those that watch.
     pub activity: Activity,
     /// The watch rules, if there are some.
-    pub(crate) watch: Option<Watch>,
+    pub watch: Option<Watch>,
 }
 
 /// What a client of an upstream is made from.

@@ -29,9 +29,6 @@ mod lanes;
 mod plan;
 #[path = "soak/reading.rs"]
 mod reading;
-#[path = "webhooks/receiver.rs"]
-#[allow(dead_code, reason = "the webhooks test uses the rest of it")]
-mod receiver;
 #[path = "soak/strangers.rs"]
 mod strangers;
 mod support;
@@ -56,9 +53,9 @@ use plan::Plan;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use reading::Ended;
-use receiver::{Receiver, status};
 use support::eventually;
 use support::process::Process;
+use support::receiver::{Receiver, status};
 use tokio::task::JoinSet;
 use world::{Samples, World};
 

@@ -29,11 +29,11 @@ pub(crate) fn test(context: &Context<'_>) -> Result<Outcome, Error> {
             "--package",
             "tokenwire",
             "--test",
-            "rolling_restart",
+            "operation",
             "--test",
-            "cluster_clients",
+            "cluster",
         ])
-        .args(["--", "--nocapture"])
+        .args(["--", "--nocapture", "rolling_restart::", "clients::"])
         .args(context.rest)
         .env("RESTART_PYTHON", python.join("python"))
         .env("RESTART_NODE", node)

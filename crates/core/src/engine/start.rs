@@ -304,9 +304,11 @@ impl Engine {
         });
         // Keeps the flushers running until the last record is noted.
         let persistence = (self.persistence.clone(), self.replica.clone());
+        let work = Box::new(plan.work);
         // Boxed: it takes some KiB, and is moved several times on its way into a task.
         self.tasks.spawn(Box::pin(async move {
-            let finished = drive(writer, records, upstream, plan.work).await;
+            let finished = drive(&mut writer, &mut records, upstream, work).await;
+            drop((writer, records));
             // Dropped here, or with the task if it ends early: that tells the registry and the others
             // of the end.
             drop((leader, observation, running, persistence));

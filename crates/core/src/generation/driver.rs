@@ -12,6 +12,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use tokio::time::{Instant, Sleep};
 
 use super::Generation;
@@ -27,7 +28,10 @@ use crate::model::time::unix_now;
 use crate::request::ToolNames;
 use crate::upstream::decode::{Flow, SseEvent};
 use crate::upstream::translate::{BodyEnd, Chunking, Progress, RecordWriter, Translator};
-use crate::upstream::{OpenError, StreamStep, Timeouts, TokenStream, Upstream, UpstreamRequest};
+use crate::upstream::{
+    AnswerOrigin, OpenError, StreamStep, Timeouts, TokenStream, Upstream, UpstreamRequest,
+    UpstreamResponse,
+};
 
 /// How long usage and `[DONE]` may take after every choice has finished. Then the answer ends, whether
 /// or not the upstream still sends events without tokens.
@@ -59,22 +63,60 @@ pub struct Work {
     pub tools: ToolNames,
 }
 
+type Opening = BoxFuture<'static, Result<UpstreamResponse, OpenError>>;
+
+/// What a translator of the answer is made from. A second attempt takes another one.
+struct TranslatorTerms {
+    choices: u32,
+    previous_response_id: Option<String>,
+    seal: Option<Seal>,
+    tools: ToolNames,
+    origin: Option<AnswerOrigin>,
+    streamed: bool,
+}
+
+// === impl TranslatorTerms ===
+
+impl TranslatorTerms {
+    fn translator(&self, generation: &Generation) -> Translator {
+        let meta = generation.meta();
+        // A client that asked for a stream gets chunks, also of a completion in one piece.
+        let chunking = || {
+            Box::new(Chunking {
+                id: meta.id.clone(),
+                created_at: meta.created_at,
+                model: meta.model.clone(),
+            })
+        };
+        Translator::new(
+            meta.api,
+            &meta.id,
+            self.choices,
+            self.previous_response_id.as_deref(),
+            &self.tools,
+        )
+        .chunked(self.streamed.then(chunking))
+        .keeping(self.seal.clone(), self.origin.clone())
+    }
+}
+
 /// Writes the generation to its end. `records` may hold events that come first
 /// (`response.created`). Returns the body if its connection can be reused after it is
 /// [drained](drain).
+///
+/// The arguments are references and boxes, since an async function keeps each argument twice.
 pub(crate) async fn drive(
-    mut writer: Writer,
-    mut records: RecordWriter,
+    writer: &mut Writer,
+    records: &mut RecordWriter,
     upstream: Arc<dyn Upstream>,
-    work: Work,
+    work: Box<Work>,
 ) -> Option<Box<dyn TokenStream>> {
-    let id = writer.generation().meta().id.clone();
-    let run = AssertUnwindSafe(run(&mut writer, &mut records, upstream, work))
+    let run = AssertUnwindSafe(run(writer, records, upstream, work))
         .catch_unwind()
         .await;
     let finished = run.unwrap_or_else(|_| {
         // The panic itself was reported by the panic hook.
-        tracing::error!(generation = %id, "the generation's task panicked");
+        tracing::error!(generation = %writer.generation().meta().id, "the generation's task panicked");
         writer.seal_abruptly(&ApiError::new(
             ErrorCode::InternalError,
             "The gateway failed while it wrote this answer.",
@@ -106,60 +148,19 @@ async fn run(
     writer: &mut Writer,
     records: &mut RecordWriter,
     upstream: Arc<dyn Upstream>,
-    work: Work,
+    work: Box<Work>,
 ) -> Option<Box<dyn TokenStream>> {
     let generation = writer.generation().clone();
-    let Work {
-        request,
-        timeouts,
-        choices,
-        previous_response_id,
-        seal,
-        tools,
-    } = work;
-    let origin = request.reasoning.as_ref();
-    let origin = origin.map(|reasoning| reasoning.answer.clone());
-    let streamed = request.streamed;
-    // A client that asked for a stream gets chunks, also of a completion in one piece.
-    let chunking = || {
-        Box::new(Chunking {
-            id: generation.meta().id.clone(),
-            created_at: generation.meta().created_at,
-            model: generation.meta().model.clone(),
-        })
-    };
     records.set_history(generation.clone());
-    let new_translator = || {
-        Translator::new(
-            generation.meta().api,
-            &generation.meta().id,
-            choices,
-            previous_response_id.as_deref(),
-            &tools,
-        )
-        .chunked(streamed.then(chunking))
-        .keeping(seal.clone(), origin.clone())
-    };
-    let mut translator = new_translator();
+    let timeouts = work.timeouts;
+    let (opening, terms) = ask(&*upstream, *work);
+    let mut translator = terms.translator(&generation);
     let mut deadlines = Deadlines::new(generation.clone(), timeouts);
-    let opened = deadlines.guard(upstream.open(request)).await;
-    let mut stream = match opened {
-        Ok(Ok(opened)) => {
-            generation.response_head().set(Ok(opened.head));
-            opened.stream
-        }
-        Ok(Err(error)) => {
-            let ending = Ending::Failed(Failure::from(&error.to_api_error()));
-            generation.response_head().set(Err(error));
+    let opened = deadlines.guard(opening).await;
+    let mut stream = match note_head(&generation, opened) {
+        Ok(stream) => stream,
+        Err(ending) => {
             finish(writer, records, &mut translator, ending);
-            return None;
-        }
-        Err(interrupt) => {
-            let error = interrupt.to_api_error();
-            generation
-                .response_head()
-                .set(Err(OpenError::Failed(error)));
-            finish(writer, records, &mut translator, interrupt.into_ending());
             return None;
         }
     };
@@ -192,7 +193,7 @@ async fn run(
             && records.is_empty()
             && stream.retry(failure)
         {
-            translator = new_translator();
+            translator = terms.translator(&generation);
             deadlines.restart();
             continue;
         }
@@ -268,6 +269,43 @@ async fn run(
         let reusable = matches!(ending, Ending::Completed | Ending::Incomplete { .. });
         finish(writer, records, &mut translator, ending);
         return reusable.then_some(stream);
+    }
+}
+
+/// Begins to ask the upstream. The request is kept no longer than that.
+fn ask(upstream: &dyn Upstream, work: Work) -> (Opening, TranslatorTerms) {
+    let reasoning = work.request.reasoning.as_ref();
+    let terms = TranslatorTerms {
+        choices: work.choices,
+        previous_response_id: work.previous_response_id,
+        seal: work.seal,
+        tools: work.tools,
+        origin: reasoning.map(|reasoning| reasoning.answer.clone()),
+        streamed: work.request.streamed,
+    };
+    (upstream.open(work.request), terms)
+}
+
+/// Notes the head of the upstream's response. Returns its body, or how the generation ends.
+fn note_head(
+    generation: &Generation,
+    opened: Result<Result<UpstreamResponse, OpenError>, Interrupt>,
+) -> Result<Box<dyn TokenStream>, Ending> {
+    let head = generation.response_head();
+    match opened {
+        Ok(Ok(opened)) => {
+            head.set(Ok(opened.head));
+            Ok(opened.stream)
+        }
+        Ok(Err(error)) => {
+            let ending = Ending::Failed(Failure::from(&error.to_api_error()));
+            head.set(Err(error));
+            Err(ending)
+        }
+        Err(interrupt) => {
+            head.set(Err(OpenError::Failed(interrupt.to_api_error())));
+            Err(interrupt.into_ending())
+        }
     }
 }
 

@@ -82,11 +82,9 @@ struct Shared {
 // === impl Activity ===
 
 impl Activity {
-    /// Creates the activity of the generations of this registry.
-    pub(crate) fn new(
-        registry: Arc<Registry>,
-        upstreams: watch::Receiver<Arc<[SharedUpstream]>>,
-    ) -> Self {
+    /// Creates the activity of the generations of this registry, and of these upstreams.
+    #[must_use]
+    pub fn new(registry: Arc<Registry>, upstreams: watch::Receiver<Arc<[SharedUpstream]>>) -> Self {
         Self::with_bounds(registry, upstreams, Bounds::default())
     }
 

@@ -112,11 +112,19 @@ impl Ring {
             self.bytes -= size(&oldest.event);
             self.before += 1;
         }
-        if self.owners.len() > MAX_OWNERS + self.entries.len() {
-            let entries = self.entries.iter();
-            let kept = entries.filter_map(|entry| entry.owner.clone()).collect();
-            self.owners = kept;
+    }
+
+    /// Forgets the numbers of owners that have no events in the ring and do not watch, if there are many.
+    pub(super) fn forget_owners(&mut self, watches: impl Fn(&Owner) -> bool) {
+        if self.owners.len() <= MAX_OWNERS + self.entries.len() {
+            return;
         }
+        let entries = self.entries.iter();
+        let mut kept: HashMap<Owner, u64> =
+            entries.filter_map(|entry| entry.owner.clone()).collect();
+        let owners = std::mem::take(&mut self.owners);
+        kept.extend(owners.into_iter().filter(|(owner, _)| watches(owner)));
+        self.owners = kept;
     }
 
     /// Returns the last number of a scope.
@@ -146,9 +154,8 @@ impl Ring {
     /// Returns the first event of a scope from this place on, after the one with the number `seen`.
     pub(super) fn next(&mut self, scope: &Scope, at: u64, seen: u64) -> Next {
         let skipped = usize::try_from(at.saturating_sub(self.before)).unwrap_or(usize::MAX);
-        let mut place = self.before.max(at);
-        for entry in self.entries.iter().skip(skipped) {
-            place += 1;
+        let places = self.before.max(at) + 1..;
+        for (place, entry) in places.zip(self.entries.iter().skip(skipped)) {
             let number = match (scope, &entry.owner) {
                 (Scope::All, _) => place,
                 (Scope::Owner(own), Some((owner, number))) if owner == own => *number,
@@ -261,6 +268,10 @@ mod tests {
             ring.push(&named(&number.to_string()), event("x"));
         }
         assert!(ring.entries.len() < 100);
-        assert!(ring.owners.len() <= MAX_OWNERS + 100);
+        let watching = Scope::Owner(named("7"));
+        let seen = ring.last(&watching);
+        ring.forget_owners(|owner| *owner == named("7"));
+        assert!(ring.owners.len() <= ring.entries.len() + 1);
+        assert_eq!(ring.last(&watching), seen, "the number of a watcher stays");
     }
 }

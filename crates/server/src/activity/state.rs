@@ -260,6 +260,8 @@ impl State {
         if makes_rates {
             self.look_at_upstreams(upstreams, true);
             self.make_rates();
+            let Self { ring, owners, .. } = self;
+            ring.forget_owners(|owner| owners.contains_key(owner));
         }
         if !self.watchers.is_empty() {
             self.last_watched = self.ticks;

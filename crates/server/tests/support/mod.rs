@@ -25,6 +25,7 @@ pub(crate) mod nginx;
 pub(crate) mod paced_reader;
 pub(crate) mod playback;
 pub(crate) mod process;
+pub(crate) mod receiver;
 pub(crate) mod recordings;
 pub(crate) mod redis_proxy;
 pub(crate) mod sse;

@@ -17,7 +17,6 @@ const MAX_BUILD_BYTES: usize = 32 << 20;
 pub(super) type ExpressionState = Option<StateID>;
 
 /// One expression. It takes one step per byte, and no memory beside its state.
-#[derive(Debug)]
 pub(super) struct Expression {
     pub(super) rule: u32,
     dfa: dense::DFA<Vec<u32>>,

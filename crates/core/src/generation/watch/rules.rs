@@ -1,5 +1,6 @@
 //! Rules, and the automata that are compiled of them.
 
+use std::fmt;
 use std::sync::Arc;
 
 use super::expression::Expression;
@@ -50,7 +51,6 @@ pub struct WatchedKinds {
 }
 
 /// Compiled rules. Shared by all generations; they hold a state per part of an answer.
-#[derive(Debug)]
 pub struct WatchRules {
     rules: Vec<CompiledRule>,
     /// Everything that some rule looks at.
@@ -59,7 +59,6 @@ pub struct WatchRules {
     pub(super) expressions: Vec<Expression>,
 }
 
-#[derive(Debug)]
 pub(super) struct CompiledRule {
     pub(super) name: Arc<str>,
     pub(super) on: WatchedKinds,
@@ -106,6 +105,15 @@ pub enum RuleProblem {
 }
 
 // === impl WatchRules ===
+
+impl fmt::Debug for WatchRules {
+    /// Omits the automata, which are large.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WatchRules")
+            .field("rules", &self.rules.len())
+            .finish_non_exhaustive()
+    }
+}
 
 impl WatchRules {
     /// Compiles rules.

@@ -12,7 +12,6 @@ const FAST_BYTES: usize = 8 * 1024;
 pub(super) type WordState = aho_corasick::automaton::StateID;
 
 /// Finds words of many rules in one pass.
-#[derive(Debug)]
 pub(super) struct Words {
     automaton: WordAutomaton,
     start: WordState,
@@ -20,7 +19,6 @@ pub(super) struct Words {
     rules: Vec<u32>,
 }
 
-#[derive(Debug)]
 enum WordAutomaton {
     /// For few words.
     Fast(Box<dfa::DFA>),
