@@ -46,8 +46,8 @@ export class Conversation extends EventTarget {
     this.dispatchEvent(new CustomEvent(type, { detail }));
   }
 
-  #add(question) {
-    const turn = new Turn(question, { again: (turn) => this.#again(turn) });
+  #add(question, pictures = []) {
+    const turn = new Turn(question, pictures, { again: (turn) => this.#again(turn) });
     this.#turns.push(turn);
     this.#list.append(turn.node);
     this.#tell("change");
@@ -55,9 +55,9 @@ export class Conversation extends EventTarget {
   }
 
   /** Asks a question. Returns false, and sends nothing, if it is an API key: the model and its logs must not get it. */
-  ask(question) {
+  ask(question, pictures = []) {
     if (this.isRunning || looksLikeCredential(question)) return false;
-    this.#start(this.#add(question));
+    this.#start(this.#add(question, pictures));
     this.#keep();
     return true;
   }
@@ -89,13 +89,13 @@ export class Conversation extends EventTarget {
   #request(turn) {
     const before = this.#turns.slice(0, this.#turns.indexOf(turn));
     const known = before.findLastIndex(({ id, status, calls }) => id !== null && calls.isEmpty && ["completed", "incomplete"].includes(status));
-    const said = before.slice(known + 1).flatMap(({ question, text }) => [
-      ...(question ? [{ role: "user", content: question }] : []),
+    const said = before.slice(known + 1).flatMap(({ question, pictures, text }) => [
+      ...(question ? [{ role: "user", content: contentOf(question, pictures) }] : []),
       ...(text ? [{ role: "assistant", content: text }] : []),
     ]);
     return {
       ...(known < 0 ? {} : { previous_response_id: before[known].id }),
-      input: said.length === 0 ? turn.question : [...said, { role: "user", content: turn.question }],
+      input: said.length === 0 && turn.pictures.length === 0 ? turn.question : [...said, { role: "user", content: contentOf(turn.question, turn.pictures) }],
     };
   }
 
@@ -158,7 +158,7 @@ export class Conversation extends EventTarget {
           return;
         }
         turn.show(answer.text, answer.reasoning);
-        turn.fail(error, this.#waysOn(turn, answer, error));
+        turn.fail(explained(turn, error), this.#waysOn(turn, answer, error));
         this.#over(turn, "failed", error);
       },
     );
@@ -194,8 +194,8 @@ export class Conversation extends EventTarget {
   /** Stores the conversation in the browser. One that allows no storage shows it all the same. */
   #keep() {
     const kept = this.#kept;
-    const turns = this.#turns.map(({ question, answer, status, text, reasoning, remark, failure, calls }) => (
-      { question, answer, status, text, reasoning, remark, failure, calls: calls.saved }));
+    const turns = this.#turns.map(({ question, pictures, answer, status, text, reasoning, remark, failure, calls }) => (
+      { question, pictures, answer, status, text, reasoning, remark, failure, calls: calls.saved }));
     kept.at = performance.now();
     kept.saving = kept.saving.then(async () => { if (!kept.isDeleted) kept.record = await save(kept.record, turns); }).catch(() => {});
   }
@@ -204,8 +204,8 @@ export class Conversation extends EventTarget {
   show(record) {
     this.clear();
     this.#kept.record = record;
-    for (const { question, answer, status, text, reasoning, remark, failure, calls = [] } of record.turns) {
-      const turn = this.#add(question);
+    for (const { question, pictures, answer, status, text, reasoning, remark, failure, calls = [] } of record.turns) {
+      const turn = this.#add(question, pictures);
       turn.show(text, reasoning);
       turn.calls.restore(calls);
       turn.answer = answer;
@@ -263,12 +263,12 @@ export class Conversation extends EventTarget {
       return;
     }
     if (generation !== this.#generation) return;
-    for (const { question, answer } of past.turns) {
-      const turn = this.#add(question);
+    for (const { question, pictures, answer } of past.turns) {
+      const turn = this.#add(question, pictures);
       turn.show(answer ?? "");
       turn.end("told", null);
     }
-    const turn = this.#add(past.question);
+    const turn = this.#add(past.question, past.pictures);
     this.#tell("recalled", past.response.model);
     this.#read(turn, attach(id, access(this.#settings().transport)), { asked: false });
   }
@@ -285,6 +285,19 @@ export class Conversation extends EventTarget {
   }
 }
 
+/** Returns the content of a message, as the Responses API takes it. */
+function contentOf(question, pictures) {
+  if (pictures.length === 0) return question;
+  return [{ type: "input_text", text: question }, ...pictures.map((url) => ({ type: "input_image", image_url: url, detail: "auto" }))];
+}
+
+/** Adds what to do where a model server may have refused the pictures. */
+function explained(turn, error) {
+  if (turn.pictures.length === 0 || ![400, 415, 422].includes(error.status)) return error;
+  const { code, message, status } = error;
+  return { code, message, status, explanation: "The model server refused the question. It may take no pictures: ask without them, or choose another model." };
+}
+
 function isEnded(answer) {
   return ["done", "failed", "aborted", "closed"].includes(answer.state);
 }
@@ -293,6 +306,6 @@ function remarkOn(response) {
   if (response.status === "cancelled") return t("Stopped.");
   const reason = response.incomplete_details?.reason;
   if (reason === "max_output_tokens") return t("The answer reached its limit of tokens.");
-  if (reason === "content_filter") return t("The model's content filter ended the answer.");
+  if (reason === "content_filter") return t("A content filter ended the answer.");
   return response.status === "incomplete" ? t("The answer is not complete.") : null;
 }

@@ -3,9 +3,12 @@ import { Announcer } from "./announcer.js";
 import { Conversation } from "./conversation.js";
 import { ConversationList } from "./conversation_list.js";
 import { copy, element } from "./element.js";
+import { kept } from "./kept.js";
 import { ready, takeFromAddress, useKey } from "./key.js";
 import { Meter } from "./meter.js";
 import { models } from "./past.js";
+import { Pictures } from "./pictures.js";
+import { switchTheme } from "./theme_switch.js";
 import { t, translate } from "./words.js";
 import { looksLikeCredential } from "/tokenwire.js";
 
@@ -23,30 +26,17 @@ const SUGGESTIONS = [
   [t("Explain yourself"), t("Tables, lists and links"), t("What can you do, and how do your answers reach me?")],
 ];
 
-/** Settings kept in this browser, if it allows storage. */
-const kept = {
-  get(name) {
-    try {
-      return localStorage.getItem(`tokenwire.${name}`);
-    } catch {
-      return null;
-    }
-  },
-  set(name, value) {
-    try {
-      localStorage.setItem(`tokenwire.${name}`, value);
-    } catch {
-      // Without storage the setting lasts until the page is closed.
-    }
-  },
-};
-
 const announcer = new Announcer($("announcer"));
 const meter = new Meter({
   state: $("state"), transport: $("m-transport"), last: $("m-last"), first: $("m-first"), rate: $("m-rate"), reconnects: $("m-reconnects"),
   events: $("m-events"), id: $("m-id"), trace: $("trace"), cut: $("cut"), share: $("share"),
 });
 const conversation = new Conversation($("turns"), () => ({ model: $("model").value, transport: $("transport").value }));
+
+const pictures = new Pictures(
+  { list: $("pictures"), button: $("add-picture"), input: $("picture-file"), question: $("question"), zone: $("composer") },
+  { warn, change: refresh },
+);
 
 // --- asking
 
@@ -60,7 +50,7 @@ function submit() {
   warn(null);
   $("question").value = "";
   follow = true;
-  conversation.ask(question);
+  conversation.ask(question, pictures.take());
   refresh();
 }
 
@@ -210,27 +200,20 @@ $("show-wire").addEventListener("click", () => {
 
 // --- settings
 
-const dark = matchMedia("(prefers-color-scheme: dark)");
-const isDark = () => (document.documentElement.dataset.theme ?? (dark.matches ? "dark" : "light")) === "dark";
-function nameTheme() {
-  $("theme").setAttribute("aria-label", isDark() ? t("Switch to the light theme") : t("Switch to the dark theme"));
-}
-$("theme").addEventListener("click", () => {
-  const theme = isDark() ? "light" : "dark";
-  document.documentElement.dataset.theme = theme;
-  kept.set("theme", theme);
-  nameTheme();
-});
-dark.addEventListener("change", nameTheme);
-nameTheme();
+switchTheme($("theme"), (theme) => kept.set("theme", theme));
 
 for (const name of ["model", "transport"]) $(name).addEventListener("change", () => kept.set(name, $(name).value));
 choose($("transport"), kept.get("transport"));
 
+/** Models that take no pictures, as their servers say. */
+let withoutPictures = new Set();
+const allowPictures = () => pictures.allow(!withoutPictures.has($("model").value));
+$("model").addEventListener("change", allowPictures);
+
 /** Offers the models. Returns false, and asks for a key, if the gateway needs one. */
 async function offerModels() {
   let refusal = null;
-  const names = await models().catch((error) => {
+  const offered = await models().catch((error) => {
     if (error.status === 401) refusal = error;
     return [];
   });
@@ -238,9 +221,11 @@ async function offerModels() {
     askForKey(refusal.message);
     return false;
   }
-  const options = names.length > 0 ? names.map((name) => new Option(name, name)) : [new Option(t("the gateway's choice"), "")];
+  const options = offered.length > 0 ? offered.map(({ name }) => new Option(name, name)) : [new Option(t("the gateway's choice"), "")];
   $("model").replaceChildren(...options);
+  withoutPictures = new Set(offered.filter(({ takesPictures }) => !takesPictures).map(({ name }) => name));
   choose($("model"), kept.get("model"));
+  allowPictures();
   return true;
 }
 

@@ -15,12 +15,15 @@ async function get(path) {
   });
 }
 
-/** Returns the names of the available models. */
+/** Returns the available models: `{ name, takesPictures }`, the latter as far as the model server says so. */
 export async function models() {
-  return (await get("/v1/models")).data.map((model) => model.id);
+  return (await get("/v1/models")).data.map((model) => {
+    const modalities = model.architecture?.input_modalities ?? model.input_modalities;
+    return { name: model.id, takesPictures: !Array.isArray(modalities) || modalities.includes("image") };
+  });
 }
 
-/** Returns the turns before the answer `id`, its question, and its response object. */
+/** Returns the turns before the answer `id`, its question with its pictures, and its response object. */
 export async function recall(id) {
   const response = await get(`/v1/responses/${id}`);
   const turns = [];
@@ -31,13 +34,20 @@ export async function recall(id) {
     if (!more) break;
     after = `&after=${encodeURIComponent(last)}`;
   }
-  const question = turns.at(-1)?.answer === null ? turns.pop().question : "";
-  return { turns, question, response };
+  const { question, pictures } = turns.at(-1)?.answer === null ? turns.pop() : { question: "", pictures: [] };
+  return { turns, question, pictures, response };
+}
+
+/** Returns the pictures that came as data. Others would be loaded from another machine. */
+function picturesOf(content) {
+  if (typeof content === "string") return [];
+  const urls = (content ?? []).map((part) => (part.type === "input_image" ? part.image_url : null));
+  return urls.filter((url) => typeof url === "string" && url.startsWith("data:image/"));
 }
 
 function take(item, turns) {
   if (item.type !== "message") return;
   const content = typeof item.content === "string" ? item.content : (item.content ?? []).map((part) => part.text ?? part.refusal ?? "").join("");
-  if (item.role === "user") turns.push({ question: content, answer: null });
+  if (item.role === "user") turns.push({ question: content, pictures: picturesOf(item.content), answer: null });
   else if (item.role === "assistant" && turns.length > 0) turns.at(-1).answer = (turns.at(-1).answer ?? "") + content;
 }

@@ -1,11 +1,14 @@
 /** A question and its answer on the page. */
 import { copyButton, element } from "./element.js";
 import { MarkdownView } from "./markdown.js";
+import { picture } from "./pictures.js";
 import { ToolCalls } from "./tool_calls.js";
 import { t } from "./words.js";
 
 export class Turn {
   question;
+  /** The pictures of the question, as data URLs. */
+  pictures;
   /** The id of the answer, if it is complete and the next turn can refer to it. */
   id = null;
   status = "running";
@@ -24,8 +27,9 @@ export class Turn {
   #frame = null;
 
   /** `act` are the actions of the buttons. */
-  constructor(question, act) {
+  constructor(question, pictures, act) {
     this.question = question;
+    this.pictures = pictures;
     const reasoning = element("div");
     const parts = {
       title: element("h3", { className: "unseen", textContent: t("Answer") }),
@@ -43,7 +47,10 @@ export class Turn {
     const again = element("button", { type: "button", className: "quiet again", textContent: t("Ask again"), onclick: () => act.again(this) });
     parts.actions.append(copyButton(t("Copy answer"), () => this.#text), again);
     this.node = element("article", { className: "turn", "aria-label": t("Question: {text}", { text: question.slice(0, 80) }) },
-      element("div", { className: "question", hidden: question === "" }, element("h3", { className: "unseen", textContent: t("Question") }), element("p", { textContent: question })),
+      element("div", { className: "question", hidden: question === "" }, element("h3", { className: "unseen", textContent: t("Question") }),
+        element("div", { className: "asked" },
+          ...pictures.map((url, at) => picture(url, t("Picture {number}", { number: at + 1 }))),
+          element("p", { textContent: question }))),
       element("div", { className: "answer" }, ...["title", "thoughts", "calls", "waiting", "markdown", "note", "error", "actions"].map((name) => parts[name])),
     );
   }

@@ -17,6 +17,7 @@ use tokenwire_webhooks::{DeliveryRecords, WebhookOptions, Webhooks};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::activity::Activity;
 use crate::allocator::return_memory;
 use crate::auth::{
     Authenticator, MadeKey, RevocableKeys, Revocations, SharedRevocations, SharedUses, Tickets,
@@ -44,6 +45,7 @@ use crate::takeover::{Predecessor, TakeoverSocket};
 use crate::telemetry::{Exporter, Telemetry};
 use crate::time_limit::{START, within};
 use crate::tls::Certificates;
+use crate::watch_rules::watch_of;
 
 /// Bytes of requests that the embedded simulator keeps for its `/requests`.
 const RECORDED_BYTES: usize = 1024 * 1024;
@@ -453,8 +455,12 @@ fn share(
     metrics.collect(Clients(limits.clone()));
     let telemetry = Telemetry::new(&config);
     metrics.collect(Exports(telemetry.clone()));
+    let activity = Activity::new(engine.registry().clone(), changes.subscribe());
+    let watch = watch_of(&config, &activity, &webhooks).map_err(ServeError::Watch)?;
     let shared = Shared {
         engine,
+        activity,
+        watch,
         metrics,
         upstreams,
         retry_budget: Arc::new(RetryBudget::new(config.retry.budget_percent)),

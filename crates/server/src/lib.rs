@@ -1,5 +1,6 @@
 //! The gateway: configuration, command line, HTTP API, and the server that runs them.
 
+pub mod activity;
 mod admission;
 mod allocator;
 pub mod auth;
@@ -38,3 +39,4 @@ pub mod telemetry;
 mod time_limit;
 pub mod tls;
 mod upstream_tls;
+mod watch_rules;

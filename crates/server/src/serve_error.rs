@@ -40,6 +40,9 @@ pub enum ServeError {
     /// Webhooks cannot be set up.
     #[error("{0}")]
     Webhooks(String),
+    /// A watch rule cannot be watched for.
+    #[error("watch: {0}")]
+    Watch(tokenwire_core::generation::watch::RuleError),
     /// The store cannot be opened.
     #[error("store.path: {0}; set it to a folder on a local disk that the gateway may write")]
     Store(#[from] OpenError),

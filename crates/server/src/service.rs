@@ -12,6 +12,7 @@ use tokenwire_core::dialect::Dialect;
 use tokenwire_core::engine::{
     Caller, Engine, GenerationSource, ReplicaOptions, Retention, ReuseOptions, SharedEngine,
 };
+use tokenwire_core::generation::watch::Watch;
 use tokenwire_core::log::{LogLimits, LogStore};
 use tokenwire_core::model::error::{ApiError, ErrorCode};
 use tokenwire_core::model::id::{GenerationId, Owner, Tag, TaggedIds};
@@ -27,6 +28,7 @@ use tokenwire_store::DiskStore;
 use tokenwire_ws::WebSocketOptions;
 use url::Url;
 
+use crate::activity::{Activity, ActivityObserver, Scope};
 use crate::auth::{Authenticator, CREDENTIAL_HEADERS, Identity, Revocations, Tickets};
 use crate::cluster::Cluster;
 use crate::config::address_range::AddressRange;
@@ -42,6 +44,7 @@ use crate::sealing;
 pub use crate::shared_upstream::SharedUpstream;
 use crate::telemetry::{Server, Telemetry, Tracer};
 use crate::upstream_tls;
+use crate::watch_rules::watch_of;
 use tokenwire_webhooks::Webhooks;
 
 const X_UPSTREAM_AUTHORIZATION: HeaderName = HeaderName::from_static("x-upstream-authorization");
@@ -77,6 +80,8 @@ pub struct Service {
     pub limits: Arc<Limits>,
     /// Begins traces.
     pub(crate) tracer: Arc<Tracer>,
+    /// What happens, for those that watch.
+    pub activity: Activity,
     /// The clients of the upstreams, with what they were made from.
     endpoints: Vec<(EndpointKey, Arc<OpenAi>)>,
     /// The worker's part of the gauges.
@@ -128,6 +133,10 @@ pub struct Shared {
     pub limits: Arc<Limits>,
     /// What is recorded for collectors.
     pub telemetry: Arc<Telemetry>,
+    /// What happens, for those that watch.
+    pub activity: Activity,
+    /// The watch rules, if there are some.
+    pub watch: Option<Watch>,
 }
 
 /// What a client of an upstream is made from.
@@ -181,7 +190,15 @@ impl Shared {
                 .collect()
         };
         let budget = config.retry.budget_percent;
+        let watch = match config.watch == running.watch {
+            true => self.watch.clone(),
+            // A configuration that is applied was checked.
+            false => watch_of(&config, &self.activity, &self.webhooks)
+                .inspect_err(|error| tracing::error!(%error, "no watch rules"))
+                .unwrap_or_default(),
+        };
         Ok(Self {
+            watch,
             upstreams,
             retry_budget: match budget == running.retry.budget_percent {
                 true => self.retry_budget.clone(),
@@ -297,10 +314,17 @@ impl Service {
         let servers = shared.upstreams.iter();
         let servers = servers.map(|upstream| Server::of(&upstream.config));
         let tracer = Tracer::new(shared.telemetry.clone(), &config, servers.collect());
+        let upstreams = shared.upstreams.iter();
+        let observer = ActivityObserver::new(
+            tracer.observing(shared.metrics.observer()),
+            shared.activity.clone(),
+            upstreams.map(|known| known.config.name.clone()).collect(),
+        );
         let engine = shared
             .engine
             .engine(Arc::new(router.clone()))
-            .observed_by(tracer.observing(shared.metrics.observer()))
+            .observed_by(Arc::new(observer))
+            .watched_by(shared.watch.clone())
             .with_end_notifier(Arc::new(shared.webhooks.clone()));
         let reattaches = config.upstreams.iter().any(|upstream| upstream.reattach);
         let reattaching = tokio::runtime::Handle::try_current()
@@ -349,6 +373,7 @@ impl Service {
             cluster: shared.cluster.clone(),
             limits: shared.limits.clone(),
             tracer,
+            activity: shared.activity.clone(),
             endpoints,
             forwarded,
         })
@@ -513,6 +538,7 @@ impl Service {
             caller: self.caller(identity, headers, trace),
             credential: identity.socket_credential(),
             tickets: None,
+            activity: None,
             max_message: self.config.limits.websocket_frame(),
             message_timeout: self.config.server.body_timeout,
             min_message_rate: self.config.server.min_body_rate,
@@ -523,6 +549,14 @@ impl Service {
             leaves: false,
             sockets: self.gauges.sockets.clone(),
             readers: self.gauges.websocket.clone(),
+        }
+    }
+
+    /// Returns what this client sees of the activity.
+    pub(crate) fn activity_scope(identity: &Identity) -> Scope {
+        match identity.is_operator() {
+            true => Scope::All,
+            false => Scope::Owner(identity.owner()),
         }
     }
 

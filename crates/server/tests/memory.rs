@@ -64,11 +64,15 @@ impl Metered {
         change(&mut config);
         let engine = shared_engine(&config, None, None, None);
         let (registry, account) = (engine.registry().clone(), engine.account().clone());
+        let upstreams = Shared::upstreams(&config, None).unwrap();
+        let (_, changes) = tokio::sync::watch::channel(upstreams.clone());
         let shared = Shared {
             telemetry: tokenwire::telemetry::Telemetry::new(&config),
             engine,
+            activity: tokenwire::activity::Activity::new(registry.clone(), changes),
+            watch: None,
             metrics: Metrics::new(&config, registry.clone()),
-            upstreams: Shared::upstreams(&config, None).unwrap(),
+            upstreams,
             retry_budget: Arc::new(RetryBudget::new(0)),
             webhooks: Webhooks::new(WebhookOptions::default()).unwrap(),
             store: None,

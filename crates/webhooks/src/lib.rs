@@ -2,7 +2,7 @@
 //!
 //! A webhook tells an endpoint over HTTP that a response has ended. The format is Standard
 //! Webhooks, as OpenAI uses it: a signed event with the id of the response and its status. It holds
-//! no content. The receiver fetches the response with its own key.
+//! no content, but for a match of a watch rule that asks for it. The receiver fetches the response with its own key.
 //!
 //! ```text
 //!   worker: request ──on_end──▶ generation … ends ──▶ queue ◀──list, retry── API
@@ -360,6 +360,28 @@ impl Webhooks {
         for Record { owed, .. } in self.take_unfinished(&generation.meta().id) {
             self.accept_end(&owed, generation);
         }
+    }
+
+    /// Whether there is an endpoint for events that no request asked for.
+    #[must_use]
+    pub fn has_endpoint(&self) -> bool {
+        self.configured.is_some()
+    }
+
+    /// Delivers that a watch rule has matched in a response of this owner, to the configured endpoint.
+    /// `data` has the members beside the response's id. Does nothing without an endpoint.
+    pub fn matched(&self, owner: &Owner, response: &GenerationId, data: serde_json::Value) {
+        let (Some(endpoint), serde_json::Value::Object(data)) = (&self.configured, data) else {
+            return;
+        };
+        let mut owed = Owed::new(owner.clone(), endpoint.clone(), None);
+        let event = Event::of_match(response.clone(), data);
+        owed.event.clone_from(&event.id);
+        if let Some(records) = self.state.records.get() {
+            let record = owed.encode(&event.response, Some(&event));
+            records.set(&owed.event, Some(record));
+        }
+        self.accept(event, &owed);
     }
 
     /// Gives up what an earlier process owed for a response that is gone.

@@ -110,6 +110,7 @@ impl Owed {
             "secret": secret.as_ref().map(|secret| secret.expose_secret()),
             "kind": event.map(|event| event.kind),
             "created_at": event.map(|event| event.created_at),
+            "data": event.and_then(|event| event.data.as_ref()),
         });
         record.to_string().into_bytes()
     }
@@ -142,6 +143,7 @@ impl Record {
                 kind: Event::kind_of(kind)?,
                 created_at: value["created_at"].as_u64()?,
                 response: response.clone(),
+                data: value["data"].as_object().cloned(),
             })
         });
         let dead = text("dead").and_then(Reason::parse).map(|reason| {

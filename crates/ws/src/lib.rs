@@ -16,6 +16,7 @@
 //! [`upgrade`] is the one call: it takes the request, its payload and the engine, and returns the
 //! response.
 
+mod activity;
 mod body;
 mod frame_guard;
 mod lanes;
@@ -29,6 +30,7 @@ mod text_frames;
 mod upgrade;
 mod waiting_commands;
 
+pub use activity::{ActivityEvents, ActivityFeed};
 pub use socket_credential::{Renewal, SocketAccess, SocketCredential, SocketReads, TicketCheck};
 pub use upgrade::{WebSocketOptions, refuse, upgrade};
 

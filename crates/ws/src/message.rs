@@ -21,6 +21,18 @@ pub(crate) enum Command {
     Ping,
     /// `tokenwire:auth`
     Auth(Auth),
+    /// `tokenwire:watch`
+    Watch(Watch),
+    /// `tokenwire:unwatch`
+    Unwatch,
+}
+
+/// The members of `tokenwire:watch`.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Watch {
+    /// The id of the last event that the client has seen.
+    #[serde(default)]
+    pub(crate) after: Option<String>,
 }
 
 /// The members of `tokenwire:resume`.
@@ -66,7 +78,7 @@ pub(crate) struct Rejected {
     pub(crate) stream_id: Option<String>,
 }
 
-const TYPES: &str = "'response.create', 'tokenwire:resume', 'tokenwire:cancel', 'tokenwire:unsubscribe', 'tokenwire:auth' and 'tokenwire:ping'";
+const TYPES: &str = "'response.create', 'tokenwire:resume', 'tokenwire:cancel', 'tokenwire:unsubscribe', 'tokenwire:watch', 'tokenwire:unwatch', 'tokenwire:auth' and 'tokenwire:ping'";
 
 #[derive(Deserialize)]
 struct Envelope<'a> {
@@ -134,6 +146,15 @@ impl Command {
             Some("tokenwire:cancel") => read(message).map(Self::Cancel).map_err(reject),
             Some("tokenwire:unsubscribe") => read(message).map(Self::Unsubscribe).map_err(reject),
             Some("tokenwire:ping") => Ok(Self::Ping),
+            Some("tokenwire:unwatch") => Ok(Self::Unwatch),
+            Some("tokenwire:watch") => match serde_json::from_str(message) {
+                Ok(watch) => Ok(Self::Watch(watch)),
+                Err(_) => {
+                    let message = "Expected 'after' as the id of an event, a text.";
+                    let error = ApiError::new(ErrorCode::InvalidType, message);
+                    Err(reject(error.param("after")))
+                }
+            },
             Some("tokenwire:auth") => match serde_json::from_str(message) {
                 Ok(auth) => Ok(Self::Auth(auth)),
                 // The error of the parser might quote the ticket.
@@ -266,6 +287,9 @@ mod tests {
                 "Cancel",
             ),
             (r#"{"type":"tokenwire:ping"}"#, "Ping"),
+            (r#"{"type":"tokenwire:watch","after":"b.3"}"#, "Watch"),
+            (r#"{"type":"tokenwire:watch","after":3}"#, "invalid_type"),
+            (r#"{"type":"tokenwire:unwatch"}"#, "Unwatch"),
             ("hello", "invalid_json"),
             ("[]", "invalid_json"),
             (r#"{"input":"x"}"#, "missing_required_parameter"),

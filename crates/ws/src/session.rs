@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Waker};
+use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use futures::FutureExt as _;
@@ -29,6 +29,7 @@ use tokenwire_core::request::{ResponsesRequest, StreamRequest};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use crate::activity::{ActivityEvents, ActivityFeed};
 use crate::lanes::{LaneKey, Lanes, QueuedCreate};
 use crate::message::{self, Command, Named, Rejected, Resume};
 use crate::readers::{Broken, Frames, POLL_BYTES, Readers};
@@ -49,7 +50,11 @@ pub(crate) struct SessionOptions {
     pub(crate) extensions: bool,
     pub(crate) credential: SocketCredential,
     pub(crate) tickets: Option<Rc<dyn TicketCheck>>,
+    pub(crate) activity: Option<Rc<dyn ActivityFeed>>,
 }
+
+/// The most events of a watch that are sent in one piece.
+const WATCH_EVENTS: usize = 64;
 
 pub(crate) struct SocketSession {
     engine: Engine,
@@ -72,6 +77,8 @@ pub(crate) struct SocketSession {
     told: bool,
     /// Wakes the reading task once the credential was replaced.
     renewed: Rc<Notify>,
+    /// The events of all streams, while the client watches them.
+    watch: Option<Box<dyn ActivityEvents>>,
 }
 
 impl SocketSession {
@@ -90,6 +97,7 @@ impl SocketSession {
             room: Rc::default(),
             told: false,
             renewed: Rc::default(),
+            watch: None,
         }
     }
 
@@ -171,6 +179,8 @@ impl SocketSession {
             }
             Ok(Command::Ping) => self.reply(message::PONG, None),
             Ok(Command::Auth(auth)) => self.authenticate(auth.ticket),
+            Ok(Command::Watch(watch)) => self.watch(watch.after.as_deref()),
+            Ok(Command::Unwatch) => self.watch = None,
             Err(rejected) => {
                 let Rejected {
                     error,
@@ -188,6 +198,37 @@ impl SocketSession {
         }
         self.start_waiting();
         self.wake();
+    }
+
+    /// Watches all streams, in place of an earlier watch.
+    fn watch(&mut self, after: Option<&str>) {
+        let allowed = self.options.credential.access.check_watch();
+        let watching = allowed.and_then(|()| match &self.options.activity {
+            Some(activity) => activity.watch(after),
+            None => {
+                let message = "There is no activity to watch on this socket.";
+                Err(ApiError::new(ErrorCode::UnknownMessageType, message).param("type"))
+            }
+        });
+        match watching {
+            Ok(events) => self.watch = Some(events),
+            Err(error) => self.reply(&message::command_error(None, &error), None),
+        }
+    }
+
+    /// Adds events of a watch to the replies, once all of those are taken. Returns whether some were
+    /// added.
+    fn poll_watch(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(watch) = self.watch.as_mut().filter(|_| self.replies.is_empty()) else {
+            return false;
+        };
+        for _ in 0..WATCH_EVENTS {
+            match watch.poll_event(cx) {
+                Poll::Ready(event) => self.replies.push(event.as_bytes(), None),
+                Poll::Pending => break,
+            }
+        }
+        !self.replies.is_empty()
     }
 
     /// Wakes the body: there is something to send, or to do.
@@ -623,8 +664,12 @@ impl SocketSession {
             self.start_waiting();
             // A freed lane may have started its next create, whose first event is ready at once.
             if full || !more {
-                if self.readers.is_between_frames() && !self.take_replies(&mut out) {
-                    cx.waker().wake_by_ref();
+                if self.readers.is_between_frames() {
+                    // There may be more events of a watch: the body polls again once these are written.
+                    let watched = !full && self.poll_watch(cx);
+                    if !self.take_replies(&mut out) || watched {
+                        cx.waker().wake_by_ref();
+                    }
                 }
                 return out.into_bytes();
             }

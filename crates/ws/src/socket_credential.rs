@@ -105,6 +105,15 @@ impl SocketAccess {
         Err(not_allowed("start", "start"))
     }
 
+    /// Checks that the client may watch its owner's streams.
+    pub(crate) fn check_watch(&self) -> Result<(), ApiError> {
+        if self.reads == SocketReads::All {
+            return Ok(());
+        }
+        let message = "The ticket may not watch its owner's streams. Get one without 'stream', that may 'read', or send a key.";
+        Err(ApiError::new(ErrorCode::TicketNotAllowed, message))
+    }
+
     /// Checks that the client may cancel what it may read.
     pub(crate) fn check_cancel(&self) -> Result<(), ApiError> {
         if self.cancels {

@@ -12,6 +12,7 @@ use tokenwire_core::engine::{Caller, Engine};
 use tokenwire_core::model::error::{ApiError, ErrorCode};
 use tokenwire_core::model::gauge::Gauge;
 
+use crate::activity::ActivityFeed;
 use crate::body::SocketBody;
 use crate::frame_guard::{FrameGuard, MessageLimits};
 use crate::read_loop::{CREDENTIAL_REFUSED, KeepAlive, read_loop};
@@ -44,6 +45,8 @@ pub struct WebSocketOptions {
     pub credential: SocketCredential,
     /// Checks the tickets that clients send. Without it `tokenwire:auth` changes nothing.
     pub tickets: Option<Rc<dyn TicketCheck>>,
+    /// Gives the events of `tokenwire:watch`. Without it that message is refused.
+    pub activity: Option<Rc<dyn ActivityFeed>>,
     /// Counts the sockets.
     pub sockets: Gauge,
     /// Counts the streams that sockets read.
@@ -66,6 +69,7 @@ impl Default for WebSocketOptions {
             leaves: false,
             credential: SocketCredential::default(),
             tickets: None,
+            activity: None,
             sockets: Gauge::default(),
             readers: Gauge::default(),
         }
@@ -121,6 +125,7 @@ pub fn upgrade(
         readers: options.readers,
         credential: options.credential,
         tickets: options.tickets,
+        activity: options.activity,
         extensions: offers_subprotocol(request),
     };
     let socket = Rc::new(RefCell::new(SocketSession::new(engine, session_options)));

@@ -310,6 +310,7 @@ impl SharedEngine {
             replica,
             end_notifier: None,
             observer: None,
+            watch: None,
             ids: self.ids.clone(),
             secret: self.secret.clone(),
         }

@@ -22,6 +22,8 @@ pub struct GenerationEnd<'a> {
     /// The code of its failure: one of [`ErrorCode`](crate::model::error::ErrorCode)'s, or the
     /// upstream's own.
     pub code: Option<&'a str>,
+    /// Why it is incomplete: `max_output_tokens` or `content_filter`.
+    pub reason: Option<&'a str>,
     /// Events in its log.
     pub events: u64,
     /// Deltas of text, reasoning, refusal or arguments among them.

@@ -76,6 +76,7 @@ use remote::Found;
 use replica::Replica;
 
 use crate::generation::Generation;
+use crate::generation::watch::Watch;
 use crate::log::LogLimits;
 use crate::model::account::Account;
 use crate::model::error::{ApiError, ErrorCode};
@@ -99,6 +100,7 @@ pub struct Engine {
     end_notifier: Option<Arc<dyn EndNotifier>>,
     /// In a reference count of this engine's own: each request takes part in it.
     observer: Option<Arc<Arc<dyn Observer>>>,
+    watch: Option<Watch>,
     ids: Arc<dyn IdSource>,
     secret: Secret,
 }
@@ -130,6 +132,16 @@ impl Engine {
     pub fn observed_by(self, observer: Arc<dyn Observer>) -> Self {
         Self {
             observer: Some(Arc::new(observer)),
+            ..self
+        }
+    }
+
+    /// The same engine, which looks for these rules in the answers that it starts. `None` looks for
+    /// nothing.
+    #[must_use]
+    pub fn watched_by(self, watch: Option<Watch>) -> Self {
+        Self {
+            watch: watch.filter(|watch| !watch.rules.is_empty()),
             ..self
         }
     }

@@ -40,6 +40,8 @@ pub trait Observer: Send + Sync + fmt::Debug {
 #[derive(Clone, Copy, Debug)]
 pub struct GenerationStart<'a> {
     /// The generation.
+    pub generation: &'a Arc<Generation>,
+    /// What is known of it.
     pub meta: &'a Meta,
     /// The API of its request, which may differ from its upstream's.
     pub asked_in: Api,
@@ -85,6 +87,7 @@ impl Observation {
     ) -> Self {
         if let Some(observer) = &observers.observer {
             observer.started(&GenerationStart {
+                generation: &generation,
                 meta: generation.meta(),
                 asked_in,
                 reused,
@@ -104,11 +107,11 @@ impl Observation {
 impl Drop for Observation {
     fn drop(&mut self) {
         let outcome = self.generation.outcome();
-        let (status, code) = match outcome.as_ref().map(|outcome| &outcome.ending) {
-            Some(Ending::Completed) => (Status::Completed, None),
-            Some(Ending::Incomplete { .. }) => (Status::Incomplete, None),
-            Some(Ending::Failed(failure)) => (Status::Failed, Some(failure.code.as_str())),
-            Some(Ending::Cancelled) | None => (Status::Cancelled, None),
+        let (status, code, reason) = match outcome.as_ref().map(|outcome| &outcome.ending) {
+            Some(Ending::Completed) => (Status::Completed, None, None),
+            Some(Ending::Incomplete { reason }) => (Status::Incomplete, None, Some(&**reason)),
+            Some(Ending::Failed(failure)) => (Status::Failed, Some(&*failure.code), None),
+            Some(Ending::Cancelled) | None => (Status::Cancelled, None, None),
         };
         let (events, tokens) = self
             .generation
@@ -120,6 +123,7 @@ impl Drop for Observation {
             endpoint: self.asked.load(Ordering::Acquire).then_some(self.endpoint),
             status,
             code,
+            reason,
             events,
             tokens,
             asked: self.observers.asked.is_asked(),

@@ -125,6 +125,9 @@ impl Engine {
             (None, Some(replica)) => replica.go_on(&mut writer, end),
             (None, None) => {}
         }
+        if let Some(watch) = &self.watch {
+            writer.watch_for(watch.clone());
+        }
         let mut records = RecordWriter::in_epoch(end, epoch);
         let running = self.registry.insert_adopted(generation.clone(), permit);
         let endpoint = self.upstream.endpoint_index(&attachment.upstream);

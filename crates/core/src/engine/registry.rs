@@ -198,10 +198,17 @@ impl Registry {
         self.admission.draining().await;
     }
 
+    /// Returns the generations that have not ended. Takes a time that grows with the number of known
+    /// ones.
+    #[must_use]
+    pub fn running(&self) -> Vec<Arc<Generation>> {
+        self.directory.running()
+    }
+
     /// Ends every running generation with the failure `shutting_down`. The terminal events follow at
     /// once.
     pub fn stop_running(&self) {
-        let running = self.directory.running();
+        let running = self.running();
         running.iter().for_each(|generation| generation.shut_down());
     }
 

@@ -255,6 +255,9 @@ impl Engine {
             plan.work.request.asked = asked.clone();
             writer.meter_output(metered.clone());
         }
+        if let Some(watch) = &self.watch {
+            writer.watch_for(watch.clone());
+        }
         if let Some(stored) = stored {
             stored.attach(&mut writer);
         }

@@ -300,6 +300,7 @@ async fn run(
                 return None;
             }
             match writer.append(records) {
+                Ok(_) if writer.is_filtered() => writer.end_filtered(translator.usage()),
                 Ok(_) if writer.is_used_up() => {
                     let reason = "max_output_tokens".to_owned();
                     translator.end_early();
@@ -464,7 +465,7 @@ fn continue_elsewhere(
     failure: &Failure,
 ) -> bool {
     // Events that came with the failure are part of the text to continue.
-    if writer.append(records).is_err() {
+    if writer.append(records).is_err() || writer.is_filtered() {
         return false;
     }
     let generation = writer.generation().clone();
@@ -492,6 +493,14 @@ fn finish(
     translator: &mut Translator,
     ending: Ending,
 ) {
+    if writer.is_watched() && writer.may_append() && ending != Ending::Cancelled {
+        // A rule may stop the answer before its own end.
+        let _ = writer.append(records);
+        if writer.is_filtered() {
+            writer.end_filtered(translator.usage());
+            return;
+        }
+    }
     if let Ending::Failed(failure) = &ending {
         // The message may quote the conversation and stays out of the log.
         tracing::info!(generation = %writer.generation().meta().id, code = %failure.code, "generation failed");

@@ -34,6 +34,7 @@ mod shared_pieces;
 mod subscription;
 mod tail_source;
 mod token_intervals;
+pub mod watch;
 mod write_lease;
 mod writer;
 
@@ -72,6 +73,7 @@ use crate::model::record::{Content, KnownTemplate, RecordBatch};
 use crate::model::relayed_items::RelayedItems;
 use crate::model::shared_list::one_more;
 use crate::model::snapshot::{Api, Meta, Snapshot, Status};
+use crate::model::text_place::TextPlace;
 use crate::upstream::Attachment;
 use crate::upstream::translate::{History, is_completion};
 use control::Control;
@@ -326,6 +328,26 @@ impl Generation {
     #[must_use]
     pub fn estimated_tokens(&self) -> u64 {
         self.with_snapshot(Snapshot::estimated_tokens)
+    }
+
+    /// Returns the number of events so far, and of those with a piece of text, reasoning, refusal or
+    /// arguments. Takes the writer's lock for a moment.
+    #[must_use]
+    pub fn progress(&self) -> (u64, u64) {
+        let snapshot = self.snapshot.lock();
+        (snapshot.events(), snapshot.deltas())
+    }
+
+    /// Returns the chat choice of a text.
+    fn choice_of(&self, place: TextPlace) -> u32 {
+        let item = u32::try_from(place.item).unwrap_or(u32::MAX);
+        match place.relayed {
+            true => 0,
+            false => self.with_snapshot(|snapshot| {
+                let head = snapshot.head(item);
+                head.map_or(0, |head| head.choice())
+            }),
+        }
     }
 
     /// Whether the upstream has sent anything.

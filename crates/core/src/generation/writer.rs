@@ -9,6 +9,7 @@ use super::output_meter::{OutputBound, OutputMeter};
 use super::pending_end::PendingEnd;
 use super::response_head::ended_before_head;
 use super::tail_source::{Role, TailSource};
+use super::watch::{Watch, Watcher};
 use super::write_lease::WriteLease;
 use crate::dialect::known_template;
 use crate::log::{AppendError, Epoch, FlushHandle, Flusher};
@@ -16,7 +17,7 @@ use crate::model::error::{ApiError, ErrorCode};
 use crate::model::event::{Ending, EventKind, Failure, Outcome};
 use crate::model::id::Seq;
 use crate::model::include::Form;
-use crate::model::record::{Content, FullRecord, KnownTemplate, RecordBatch};
+use crate::model::record::{CLOSING_NUMBERS, Content, FullRecord, KnownTemplate, RecordBatch};
 use crate::model::snapshot::{Change, Snapshot};
 use crate::model::time::unix_now;
 use crate::upstream::OpenError;
@@ -44,6 +45,10 @@ pub(crate) struct Writer {
     used_up: bool,
     /// Bytes of an incomplete event that the account was told of.
     buffered: usize,
+    /// Looks for watch rules, where there are some.
+    watcher: Option<Box<Watcher>>,
+    /// Whether a rule has stopped the answer.
+    filtered: bool,
 }
 
 /// A generation's entry in the flusher of a store that other nodes read.
@@ -84,7 +89,28 @@ impl Writer {
             buffered: 0,
             bound: None,
             used_up: false,
+            watcher: None,
+            filtered: false,
         }
+    }
+
+    /// Looks for these rules in what is appended from now on. Texts that the log has already are gone
+    /// through, so that a match may begin there; they are not reported again.
+    pub(crate) fn watch_for(&mut self, watch: Watch) {
+        let watcher = self
+            .generation
+            .with_snapshot(|snapshot| Watcher::new(watch, snapshot));
+        self.watcher = Some(Box::new(watcher));
+    }
+
+    /// Whether rules are looked for.
+    pub(super) fn is_watched(&self) -> bool {
+        self.watcher.is_some()
+    }
+
+    /// Whether a rule has stopped the answer, so that it has to [end](Self::end_filtered).
+    pub(super) fn is_filtered(&self) -> bool {
+        self.filtered
     }
 
     /// Bounds the output by what this meter reserves.
@@ -197,13 +223,19 @@ impl Writer {
     }
 
     /// Appends the collected records. Returns whether the account was told of more bytes, so that it
-    /// may be exceeded.
+    /// may be exceeded. Where a watch rule stops the answer, what follows is dropped.
     pub(crate) fn append(&mut self, records: &mut RecordWriter) -> Result<bool, AppendError> {
         if records.batch().is_empty() {
             return Ok(false);
         }
         self.publish_templates(records);
-        let changes = records.take_changes();
+        let mut changes = records.take_changes();
+        if let Some(watcher) = &mut self.watcher
+            && let Some(cut) = watcher.observe(records.batch(), &changes, &self.templates)
+        {
+            records.cut(cut.at);
+            changes.truncate(cut.changes);
+        }
         let batch = records.batch();
         {
             // Readers that the append wakes find the events in the snapshot.
@@ -212,6 +244,9 @@ impl Writer {
             self.apply(&mut snapshot, batch, changes);
         }
         self.mark();
+        if let Some(watcher) = &mut self.watcher {
+            self.filtered |= watcher.report(&self.generation);
+        }
         self.appended += records.batch().byte_len();
         records.clear();
         let counts = self.appended >= self.count_at;
@@ -246,8 +281,46 @@ impl Writer {
     pub(crate) fn seal(&mut self, records: &mut RecordWriter) {
         self.publish_templates(records);
         let changes = records.take_changes();
+        if let Some(watcher) = &mut self.watcher {
+            // What a rule would stop has ended.
+            let _ = watcher.observe(records.batch(), &changes, &self.templates);
+        }
         self.end_with(records.batch(), changes);
+        if let Some(watcher) = &mut self.watcher {
+            watcher.report(&self.generation);
+        }
         records.clear();
+    }
+
+    /// Ends the log where a watch rule stopped the answer: closes what is open, and leaves room for the
+    /// finish and usage chunks of chat readers. `usage` is what the upstream has reported by now.
+    pub(super) fn end_filtered(&mut self, usage: Option<String>) {
+        let Ok(end) = self.generation.log().end() else {
+            return;
+        };
+        let mut batch = RecordBatch::default();
+        batch.restart(end.next);
+        let mut changes = Vec::new();
+        let mut push = |batch: &mut RecordBatch, events: Vec<EventKind>| {
+            if events.is_empty() {
+                return;
+            }
+            let record = FullRecord { events, raw: None };
+            batch.push_full(&record);
+            changes.extend(record.events.into_iter().map(Change::from));
+        };
+        push(&mut batch, self.generation.snapshot().closing_events());
+        batch.skip(CLOSING_NUMBERS);
+        let outcome = Outcome {
+            ending: Ending::Incomplete {
+                reason: "content_filter".to_owned(),
+            },
+            at: unix_now(),
+            usage,
+            relayed: None,
+        };
+        push(&mut batch, vec![EventKind::End(outcome)]);
+        self.end_with(&batch, changes);
     }
 
     /// Ends the log with these records. A replicated one ends once they are stored.

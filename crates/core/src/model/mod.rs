@@ -19,6 +19,7 @@ pub mod secret;
 pub(crate) mod shared_list;
 pub mod snapshot;
 pub(crate) mod text;
+pub mod text_place;
 pub mod time;
 pub mod trace;
 pub mod usage;

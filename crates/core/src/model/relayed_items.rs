@@ -9,6 +9,7 @@ use serde_json::Value;
 use crate::model::folded_json::{FoldedJson, FoldedString, FoldedWriter, TextRef, folded_string};
 use crate::model::json::{self, Members};
 use crate::model::text::Text;
+use crate::model::text_place::{TextKind, TextPlace};
 
 /// Shorter texts are repeated in the events that close them.
 const FOLD_FROM: usize = 256;
@@ -140,6 +141,22 @@ impl RelayedUpdate {
     /// The item's index.
     pub(crate) fn index(&self) -> u64 {
         self.index
+    }
+
+    /// Returns the place of a piece of text, and the piece, JSON-escaped.
+    pub(crate) fn piece(&self) -> Option<(TextPlace, &str)> {
+        let Change::Text {
+            part, kind, delta, ..
+        } = &self.change
+        else {
+            return None;
+        };
+        Some((text_place(self.index, *part, kind), delta))
+    }
+
+    /// Whether the item is complete: no piece of it follows.
+    pub(crate) fn completes_item(&self) -> bool {
+        matches!(self.change, Change::Item { is_folded, .. } if is_folded)
     }
 }
 
@@ -310,6 +327,38 @@ impl RelayedItems {
         self.0.as_ref().is_none_or(|items| items.is_empty())
     }
 
+    /// Returns the texts that may go on, JSON-escaped.
+    pub(crate) fn open_texts(&self) -> Vec<(TextPlace, String)> {
+        let items = self.0.iter().flat_map(|items| items.iter());
+        let texts = items.flat_map(|(index, item)| {
+            let open = item.texts.iter().filter(|streamed| streamed.is_open);
+            open.map(|streamed| {
+                let StreamedText { place, text, .. } = streamed;
+                let kind = item.part_type(*place);
+                (text_place(*index, place.part, &kind), text.to_string())
+            })
+        });
+        texts.collect()
+    }
+
+    /// Returns the text that was streamed to this place, JSON-escaped.
+    pub(crate) fn streamed_text(&self, at: TextPlace) -> String {
+        let item = self.0.as_ref().and_then(|items| items.get(&at.item));
+        let texts = item.into_iter().flat_map(|item| &item.texts);
+        let is_there = |place: Place| match (place.part, at.kind) {
+            (None, kind) => kind == TextKind::Arguments,
+            (Some((list, part)), kind) => {
+                part == at.part as usize
+                    && kind != TextKind::Arguments
+                    && (list == "summary") == (kind == TextKind::Summary)
+            }
+        };
+        let mut there = texts.filter(|streamed| is_there(streamed.place));
+        there
+            .next_back()
+            .map_or_else(String::new, |streamed| streamed.text.to_string())
+    }
+
     /// Iterates over the items in the order of their indexes.
     pub(crate) fn values(&self) -> impl Iterator<Item = Cow<'_, Value>> {
         let items = self.0.iter().flat_map(|items| items.values());
@@ -318,6 +367,17 @@ impl RelayedItems {
 }
 
 impl RelayedItem {
+    /// Returns the type of the part with this string; empty for the item's own.
+    fn part_type(&self, place: Place) -> String {
+        let part = place
+            .part
+            .and_then(|(list, at)| self.value.get(list)?.get(at));
+        let kind = part
+            .and_then(|part| part.get("type"))
+            .and_then(Value::as_str);
+        kind.unwrap_or_default().to_owned()
+    }
+
     /// Sets the value, which has everything that was streamed before.
     fn set(&mut self, value: Value, is_folded: bool) {
         self.memory_size = memory_size(&value);
@@ -532,6 +592,24 @@ fn memory_size(value: &Value) -> usize {
 }
 
 /// Returns the type of the part that a delta event of this name belongs to.
+/// Returns the place of a text of the item with this index, by its list and the type of its part.
+fn text_place(item: u64, part: Option<(&'static str, usize)>, kind: &str) -> TextPlace {
+    let at = |(_, at): (&str, usize)| u32::try_from(at).unwrap_or(u32::MAX);
+    TextPlace {
+        item,
+        part: part.map_or(0, at),
+        kind: match (part, kind) {
+            (None, _) => TextKind::Arguments,
+            (Some(("summary", _)), _) => TextKind::Summary,
+            (Some(_), "refusal") => TextKind::Refusal,
+            (Some(_), "reasoning_text" | "summary_text") => TextKind::Reasoning,
+            // A message's, or reasoning's where its type is `text`.
+            (Some(_), _) => TextKind::Text,
+        },
+        relayed: true,
+    }
+}
+
 fn part_type(delta: &str) -> &'static str {
     match delta {
         "response.refusal.delta" => "refusal",

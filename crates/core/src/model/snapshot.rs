@@ -18,6 +18,7 @@ use crate::model::json::Members;
 use crate::model::relayed_items::{RelayedItems, RelayedUpdate};
 use crate::model::shared_list::{SharedList, one_more};
 use crate::model::text::{self, Text};
+use crate::model::text_place::{TextKind, TextPlace};
 
 pub use meta::{Api, Meta};
 pub(crate) use object::{ResponseObject, write_empty_part, write_item_head};
@@ -470,6 +471,45 @@ impl Snapshot {
             .map_or(&text::EMPTY, |(_, text)| text)
     }
 
+    /// Returns the texts that may go on, JSON-escaped.
+    pub(crate) fn open_texts(&self) -> Vec<(TextPlace, String)> {
+        let mut texts = self.relayed.open_texts();
+        for (number, item) in (0..).zip(self.items.iter()) {
+            if item.status != "in_progress" {
+                continue;
+            }
+            let mut add = |part, kind, text: &Text| {
+                let (item, relayed) = (number, false);
+                let place = TextPlace {
+                    item,
+                    part,
+                    kind,
+                    relayed,
+                };
+                texts.push((place, text.to_string()));
+            };
+            for (part, open) in (0..).zip(&item.parts) {
+                add(part, text_kind(open.kind), &open.text);
+            }
+            add(0, TextKind::Arguments, &item.arguments);
+        }
+        texts
+    }
+
+    /// Returns the text of this place, JSON-escaped.
+    pub(crate) fn text_at(&self, place: TextPlace) -> String {
+        if place.relayed {
+            return self.relayed.streamed_text(place);
+        }
+        let item = u32::try_from(place.item).unwrap_or(u32::MAX);
+        match place.kind {
+            TextKind::Arguments => self.arguments(item).to_string(),
+            _ => self
+                .part_text(item, place.part)
+                .map_or_else(String::new, |(_, text)| text.to_string()),
+        }
+    }
+
     /// Returns the JSON-escaped text and refusals of the first choice (`output_text`).
     #[must_use]
     pub fn plain_text(&self) -> String {
@@ -495,6 +535,14 @@ impl Snapshot {
             && part.annotations.is_empty();
         (plain && !part.text.is_empty() && item.status == "in_progress" && self.outcome.is_none())
             .then(|| part.text.to_string())
+    }
+}
+
+fn text_kind(kind: PartKind) -> TextKind {
+    match kind {
+        PartKind::Text => TextKind::Text,
+        PartKind::Refusal => TextKind::Refusal,
+        PartKind::Reasoning => TextKind::Reasoning,
     }
 }
 

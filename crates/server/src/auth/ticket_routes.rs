@@ -46,7 +46,7 @@ impl Deed {
             "/v1/streams" if reads || posts => return Self::Start,
             "/v1/responses" | "/v1/chat/completions" if posts => return Self::Start,
             "/v1/tickets" => return Self::Ticket,
-            "/v1/models" if reads => return Self::List,
+            "/v1/models" | "/v1/activity" if reads => return Self::List,
             _ => {}
         }
         let below = |folder: &str| asked.path.strip_prefix(folder);

@@ -97,6 +97,7 @@ settings! {
     Restart "store" store;
     Restart "cluster" cluster;
     Restart "webhooks" webhooks;
+    Reload "watch" watch;
     Reload "log.filter" log.filter;
     Restart "log.format" log.format;
     Restart "telemetry" telemetry;

@@ -21,6 +21,7 @@ use super::schema::{
 };
 use super::secret::{REDACTED, Secret};
 use super::units::{duration, size};
+use super::watch_check::check_watch;
 
 const MAX_DURATION: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 const MIN_MESSAGE: usize = 1024;
@@ -43,6 +44,7 @@ pub(crate) fn check(config: &Config) -> Vec<Finding> {
     findings.cluster(config);
     findings.telemetry(config);
     findings.0.extend(check_limits(config));
+    findings.0.extend(check_watch(config));
     if config
         .default_model
         .as_ref()

@@ -21,7 +21,7 @@ use super::file;
 use super::finding::Finding;
 use super::jwt_issuer::JwtIssuer;
 use super::problem::{ConfigError, Problem, written};
-use super::schema::{Auth, Config, KeyEntry, OPENAI_BASE_URL, Upstream};
+use super::schema::{Auth, Config, KeyEntry, OPENAI_BASE_URL, Upstream, WatchEntry};
 use crate::cli::Cli;
 
 /// Name of the upstream that `--base-url`, `OPENAI_BASE_URL` or `OPENAI_API_KEY` configures.
@@ -100,6 +100,7 @@ pub(super) fn template() -> Value {
             jwt: vec![JwtIssuer::default()],
             ..Auth::default()
         },
+        watch: vec![WatchEntry::default()],
         ..Config::default()
     };
     serde_json::to_value(whole).unwrap_or_default()

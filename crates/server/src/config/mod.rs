@@ -36,6 +36,8 @@ pub mod telemetry;
 pub mod timeouts;
 pub mod units;
 mod upstream;
+pub mod watch;
+mod watch_check;
 
 pub use applies::{Applies, SETTINGS};
 pub use environment::{CONFIG_FILE, PREFIX, of_this_process};

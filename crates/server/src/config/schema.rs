@@ -21,6 +21,7 @@ use super::units::{duration, size, word};
 pub use super::upstream::{
     Api, Breaker, Continuation, HealthCheck, Hedging, Retry, Upstream, UpstreamLimits, UpstreamTls,
 };
+pub use super::watch::{Action, WatchEntry, WatchedPart};
 
 /// Model name of the embedded simulator.
 pub const SIMULATOR_MODEL: &str = "simulator";
@@ -62,6 +63,8 @@ pub struct Config {
     pub cluster: Cluster,
     /// Webhooks for background responses.
     pub webhooks: Webhooks,
+    /// What is looked for in answers while they stream.
+    pub watch: Vec<WatchEntry>,
     /// Logging.
     pub log: Log,
     /// Traces and metrics for collectors.

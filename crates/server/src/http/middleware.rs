@@ -357,7 +357,8 @@ fn effect(request: &ServiceRequest) -> Effect {
             Effect::StartsByGet
         };
     }
-    let reads = path.starts_with("/v1/streams/")
+    let reads = path == "/v1/activity"
+        || path.starts_with("/v1/streams/")
         || path.starts_with("/v1/responses/")
             && Query::parse(request.query_string()).get("stream").is_some();
     if reads {

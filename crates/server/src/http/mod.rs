@@ -1,6 +1,7 @@
 //! The HTTP API: one file per group of routes, and the parts that they share.
 
 mod access;
+mod activity;
 mod body_deadline;
 mod chat;
 mod documentation;

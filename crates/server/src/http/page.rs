@@ -1,4 +1,4 @@
-//! The chat page and the client module, embedded in the binary.
+//! The chat page, the page of activity and the client module, embedded in the binary.
 //!
 //! The content security policy allows requests to this server only, and forbids inline scripts and
 //! markup made from strings. Text that a model writes therefore stays text.
@@ -28,6 +28,11 @@ macro_rules! assets {
 
 const ASSETS: &[Asset] = assets![
     "/", HTML, "page/index.html";
+    "/activity", HTML, "page/activity.html";
+    "/page/activity.css", "text/css; charset=utf-8", "page/activity.css";
+    "/page/activity.js", SCRIPT, "page/activity.js";
+    "/page/activity_feed.js", SCRIPT, "page/activity_feed.js";
+    "/page/activity_log.js", SCRIPT, "page/activity_log.js";
     "/page/announcer.js", SCRIPT, "page/announcer.js";
     "/page/conversation.js", SCRIPT, "page/conversation.js";
     "/page/conversation_list.js", SCRIPT, "page/conversation_list.js";
@@ -35,13 +40,17 @@ const ASSETS: &[Asset] = assets![
     "/page/element.js", SCRIPT, "page/element.js";
     "/page/icon.svg", "image/svg+xml", "page/icon.svg";
     "/page/inline.js", SCRIPT, "page/inline.js";
+    "/page/kept.js", SCRIPT, "page/kept.js";
     "/page/key.js", SCRIPT, "page/key.js";
     "/page/markdown.js", SCRIPT, "page/markdown.js";
     "/page/meter.js", SCRIPT, "page/meter.js";
     "/page/page.css", "text/css; charset=utf-8", "page/page.css";
     "/page/page.js", SCRIPT, "page/page.js";
     "/page/past.js", SCRIPT, "page/past.js";
+    "/page/pictures.js", SCRIPT, "page/pictures.js";
+    "/page/plot.js", SCRIPT, "page/plot.js";
     "/page/theme.js", SCRIPT, "page/theme.js";
+    "/page/theme_switch.js", SCRIPT, "page/theme_switch.js";
     "/page/tool_calls.js", SCRIPT, "page/tool_calls.js";
     "/page/turn.js", SCRIPT, "page/turn.js";
     "/page/words.js", SCRIPT, "page/words.js";

@@ -5,8 +5,8 @@ use actix_web::web;
 use super::resource::{get, resource};
 use super::unknown_path::unknown;
 use super::{
-    chat, documentation, health, metrics, models, page, reload, responses, sockets, streams,
-    tickets, usage, webhooks,
+    activity, chat, documentation, health, metrics, models, page, reload, responses, sockets,
+    streams, tickets, usage, webhooks,
 };
 
 /// Registers every route.
@@ -48,6 +48,7 @@ pub fn configure(app: &mut web::ServiceConfig) {
             resource("/v1/streams/{id}", "GET, HEAD"),
             streams::attach,
         ))
+        .service(resource("/v1/activity", "GET").route(web::get().to(activity::watch)))
         .service(resource("/v1/ws", "GET (WebSocket)").route(web::get().to(sockets::connect)))
         .service(resource("/v1/tickets", "POST").route(web::post().to(tickets::create)))
         .service(resource("/v1/tickets/revoke", "POST").route(web::post().to(tickets::revoke)))

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::rc::Rc;
+use std::task::{Context, Poll};
 
 use actix_web::http::Version;
 use actix_web::http::header::{self, HeaderMap, HeaderValue};
@@ -12,10 +13,11 @@ use tokenwire_connection::websocket_payload;
 use tokenwire_core::model::error::{ApiError, ErrorCode};
 use tokenwire_core::model::id::Owner;
 use tokenwire_core::upstream::RequestTrace;
-use tokenwire_ws::{Renewal, TicketCheck, WebSocketOptions};
+use tokenwire_ws::{ActivityEvents, ActivityFeed, Renewal, TicketCheck, WebSocketOptions};
 
 use super::middleware::RefusedTicket;
 use super::outbound::{HttpError, error_response};
+use crate::activity::{Activity, Scope, Watcher};
 use crate::auth::{TicketKind, not_allowed};
 use crate::service::Service;
 
@@ -33,6 +35,30 @@ impl fmt::Debug for SocketTickets {
     /// Omits the headers, which may hold a credential.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("SocketTickets")
+    }
+}
+
+/// What a client of a socket sees of the activity.
+#[derive(Debug)]
+struct SocketActivity {
+    activity: Activity,
+    scope: Scope,
+}
+
+/// The events for one socket.
+#[derive(Debug)]
+struct SocketEvents(Watcher);
+
+impl ActivityFeed for SocketActivity {
+    fn watch(&self, after: Option<&str>) -> Result<Box<dyn ActivityEvents>, ApiError> {
+        let watcher = self.activity.watch(self.scope.clone(), after)?;
+        Ok(Box::new(SocketEvents(watcher)))
+    }
+}
+
+impl ActivityEvents for SocketEvents {
+    fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<String> {
+        self.0.poll_next(cx)
     }
 }
 
@@ -112,6 +138,10 @@ fn upgrade(
                 trace: trace.clone(),
             }) as Rc<dyn TicketCheck>
         }),
+        activity: Some(Rc::new(SocketActivity {
+            activity: service.activity.clone(),
+            scope: Service::activity_scope(&identity),
+        })),
         ..service.websocket(&identity, request.headers(), trace)
     };
     Ok(tokenwire_ws::upgrade(

@@ -30,12 +30,18 @@ export class OwnGateway {
   #tls = null;
   #processes = [];
 
-  /** Starts a gateway. `store` is "disk" or "memory". With `tls` it has a certificate that no client trusts. */
-  static async start(store, { tls = false } = {}) {
+  #settings;
+
+  /**
+   * Starts a gateway. `store` is "disk" or "memory", `settings` are further variables of its environment. With `tls` it has a
+   * certificate that no client trusts.
+   */
+  static async start(store, { tls = false, ...settings } = {}) {
     if (!program) throw new Error('TOKENWIRE_PROGRAM is not set; run these tests with `cargo xtask test --only browser`');
     const gateway = new OwnGateway();
     OwnGateway.all.push(gateway);
     gateway.#store = store;
+    gateway.#settings = settings;
     gateway.#port = await freePort();
     gateway.#folder = await mkdtemp(path.join(tmpdir(), 'tokenwire-'));
     if (tls) {
@@ -74,6 +80,7 @@ export class OwnGateway {
         ...Object.fromEntries(settings),
         OPENAI_BASE_URL: `${simulator}/v1`,
         TOKENWIRE_DEFAULT_MODEL: 'simulator',
+        ...this.#settings,
         TOKENWIRE_STORE__KIND: this.#store,
         ...(this.#store === 'disk' ? { TOKENWIRE_STORE__PATH: path.join(this.#folder, 'store') } : {}),
         ...(this.#tls ? {

@@ -1,10 +1,11 @@
 // The example programs: each prints the complete answer in each of its ways.
 import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
 import { readdir, readFile } from 'node:fs/promises';
 import path from 'node:path';
 import { describe, test } from 'node:test';
 import { WebSocket } from 'ws';
-import { blocks, counted, examples, freePort, question, root, run, sections, serve, simulator, told, upstreamSaw } from './surroundings.mjs';
+import { blocks, counted, examples, freePort, question, root, run, sections, serve, simulator, told, until, upstreamSaw } from './surroundings.mjs';
 
 const WAYS = ['chat', 'responses', 'websocket', 'background'];
 
@@ -36,9 +37,12 @@ test('openai-node', async () => {
 
 test('Vercel AI SDK', async () => {
   const { stdout } = await run('node', ['main.mjs', question(6).text], { cwd: `${examples}/vercel-ai-sdk` });
-  const { tools, ...texts } = sections(stdout);
+  const { tools, turns, ...texts } = sections(stdout);
   assert.deepEqual(texts, { chat: counted(6), responses: counted(6) });
-  assert.match(tools, /^weather \{"city":".+"\}$/);
+  const [first, ...second] = turns.split('\n');
+  assert.equal(first, counted(6));
+  assert.ok(second.join('').length > 0, 'the second turn has an answer');
+  assert.match(tools, /^weather \{"city":".+"\}\n→ sunny\n.+/);
 });
 
 test('LangChain', async () => {
@@ -48,6 +52,27 @@ test('LangChain', async () => {
   const { tools, ...texts } = sections(stdout);
   assert.deepEqual(texts, { chat: counted(6), responses: counted(6) });
   assert.match(tools, /^weather \{'city': '.+'\} → sunny in .+$/);
+});
+
+test('a notification on a word comes while the answer streams', async () => {
+  const [port, gatewayPort] = [await freePort(), await freePort()];
+  const receiver = spawn('node', [path.join(root, 'examples/watch-webhook/main.mjs')], { env: { PATH: process.env.PATH, PORT: `${port}` }, stdio: ['ignore', 'pipe', 'inherit'] });
+  let printed = '';
+  receiver.stdout.setEncoding('utf8').on('data', (text) => (printed += text));
+  const stop = await serve(told('GATEWAY'), ['--port', `${gatewayPort}`, '--config', path.join(root, 'examples/watch-webhook/tokenwire.yaml')], {
+    port: gatewayPort,
+    env: { OPENAI_BASE_URL: `${simulator}/v1`, TOKENWIRE_DEFAULT_MODEL: 'simulator', TOKENWIRE_WEBHOOKS__URL: `http://127.0.0.1:${port}/` },
+  });
+  try {
+    await until('the receiver listens', () => printed.includes('waiting on'));
+    const poem = encodeURIComponent('Write a short poem about rivers.');
+    const answer = await fetch(`http://127.0.0.1:${gatewayPort}/v1/streams?input=${poem}`);
+    assert.match(await answer.text(), /river|stream/);
+    await until('the notification', () => /rivers in resp_\w+, text up to byte \d+: ….*(river|stream)\n/s.test(printed));
+  } finally {
+    receiver.kill();
+    await stop();
+  }
 });
 
 test('webhook receiver', async () => {

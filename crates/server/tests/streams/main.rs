@@ -22,6 +22,7 @@ mod fault_table;
 mod hostile_clients;
 mod hosts;
 mod leaving;
+mod live;
 mod neighbours;
 mod panic;
 mod resume;

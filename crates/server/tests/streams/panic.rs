@@ -128,11 +128,15 @@ fn shared() -> Shared {
         })
         .disconnect_grace(Duration::ZERO)
         .build();
+    let simulator = Some("http://127.0.0.1:1/v1".to_owned());
+    let upstreams = Shared::upstreams(&Config::default(), simulator).unwrap();
+    let (_, changes) = tokio::sync::watch::channel(upstreams.clone());
     Shared {
         metrics: Metrics::new(&Config::default(), engine.registry().clone()),
+        activity: tokenwire::activity::Activity::new(engine.registry().clone(), changes),
+        watch: None,
         engine,
-        upstreams: Shared::upstreams(&Config::default(), Some("http://127.0.0.1:1/v1".to_owned()))
-            .unwrap(),
+        upstreams,
         retry_budget: Arc::new(RetryBudget::new(0)),
         webhooks: Webhooks::new(WebhookOptions::default()).unwrap(),
         store: None,

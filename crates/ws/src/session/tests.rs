@@ -41,6 +41,7 @@ fn session() -> (SocketSession, Arc<SlowSource>, ScriptedUpstream) {
         extensions: true,
         credential: SocketCredential::default(),
         tickets: None,
+        activity: None,
     };
     let engine = shared.engine(Arc::new(upstream.clone()));
     (SocketSession::new(engine, options), source, upstream)

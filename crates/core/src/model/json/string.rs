@@ -123,6 +123,11 @@ impl Unescaper {
         self.plain(rest, out);
     }
 
+    /// Whether half a surrogate pair is held.
+    pub(crate) fn holds(&self) -> bool {
+        self.high.is_some()
+    }
+
     /// Ends the text. Half a surrogate pair that is still held becomes U+FFFD.
     pub(crate) fn finish(&mut self, out: &mut Vec<u8>) {
         if self.high.take().is_some() {

@@ -300,6 +300,13 @@ impl RecordBatch {
         Some((record, after))
     }
 
+    /// Drops the records after this place of this batch.
+    pub(crate) fn truncate(&mut self, at: BatchPosition) {
+        self.bytes.truncate(at.byte);
+        self.next = at.next;
+        self.skip = 0;
+    }
+
     /// Returns true if no record follows this place of this batch.
     #[must_use]
     pub fn is_end(&self, at: BatchPosition) -> bool {

@@ -113,6 +113,11 @@ impl ChatTranslator {
         self.usage.is_some()
     }
 
+    /// Returns the usage so far as raw JSON in the Responses shape.
+    pub(crate) fn usage_json(&self) -> Option<String> {
+        self.total_usage().map(Usage::to_responses)
+    }
+
     /// Leaves room for a finish chunk and a usage chunk, which the upstream does not send any more.
     pub(crate) fn end_early(&mut self) {
         self.ends_early = true;

@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use crate::model::event::{DeltaKind, DeltaTarget, EventKind, ItemHead, PartKind};
 use crate::model::id::{Epoch, Seq};
-use crate::model::record::{CLOSING_NUMBERS, Content, FullRecord, RecordBatch, Template};
+use crate::model::record::{
+    BatchPosition, CLOSING_NUMBERS, Content, FullRecord, RecordBatch, Template,
+};
 use crate::model::relayed_items::RelayedItems;
 use crate::model::snapshot::Change;
 
@@ -112,6 +114,13 @@ impl RecordWriter {
         // What is changed next must not be shared.
         self.relayed = None;
         std::mem::take(&mut self.changes)
+    }
+
+    /// Drops the records after this place, and what was collected for the next one: the answer ends
+    /// here. Not to be written to any more once the rest is appended.
+    pub(crate) fn cut(&mut self, at: BatchPosition) {
+        self.batch.truncate(at);
+        self.events.clear();
     }
 
     /// Removes the records after they were appended. Numbers continue.

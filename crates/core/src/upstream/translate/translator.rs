@@ -129,6 +129,15 @@ impl Translator {
         }
     }
 
+    /// Returns the usage so far as raw JSON in the Responses shape, if the upstream has reported it.
+    pub(crate) fn usage(&self) -> Option<String> {
+        match self {
+            Self::Chat(chat) => chat.usage_json(),
+            // It comes with the terminal event only.
+            Self::Responses(_) | Self::CatchUp(_) => None,
+        }
+    }
+
     /// Prepares for an end that the gateway decides on while the upstream still answers.
     pub(crate) fn end_early(&mut self) {
         match self {

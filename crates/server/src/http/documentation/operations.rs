@@ -120,7 +120,7 @@ impl Group {
                 "Notification of the end of a background response: `webhook: {\"url\", \"secret\"}` in its request, or `webhooks.url` in the configuration. Events are Standard Webhooks, signed with HMAC-SHA256; OpenAI's SDKs check them with `client.webhooks.unwrap`. The body is `{\"id\":\"evt_…\",\"object\":\"event\",\"type\":\"response.completed\",\"created_at\":…,\"data\":{\"id\":\"resp_…\"}}`, the type may also be `response.incomplete`, `response.failed` or `response.cancelled`. Any 2xx is success. 410 disables the endpoint. Other answers are retried for a day, after random waits of up to 5 s, 10 s, 20 s, … 2 h, or after `Retry-After`, up to an hour. The `webhook-id` is the same at every attempt, so a receiver can tell repetitions."
             }
             Self::Models => "The models of the upstreams, and what clients have used of them.",
-            Self::Operation => "Health, metrics and documentation.",
+            Self::Operation => "Activity, health, metrics and documentation.",
         }
     }
 }
@@ -718,6 +718,40 @@ pub(super) const OPERATIONS: &[Operation] = &[
         }],
         errors: &[ErrorCode::InvalidValue],
         example: "curl 'localhost:3000/v1/usage?by=model'",
+    },
+    Operation {
+        method: "GET",
+        path: "/v1/activity",
+        id: "watchActivity",
+        group: Group::Operation,
+        summary: "Watch what happens",
+        about: "Starts, first tokens, ends and matches of watch rules, and rates once a second, without any content, until the client closes. A key sees what its owner has, an operator sees all, and upstreams as well. A client that has missed events gets `tokenwire:reset`. Over a WebSocket: `tokenwire:watch`.",
+        parameters: &[
+            Parameter {
+                name: "after",
+                place: Place::Query,
+                kind: Kind::Text,
+                about: "The id of the last received event.",
+            },
+            Parameter {
+                name: "Last-Event-ID",
+                place: Place::Header,
+                kind: Kind::Text,
+                about: "The same, as an EventSource sends it.",
+            },
+        ],
+        body: None,
+        answers: &[Answer {
+            status: 200,
+            about: "The events.",
+            content: &[("text/event-stream", "ActivityEvent")],
+        }],
+        errors: &[
+            ErrorCode::OriginForbidden,
+            ErrorCode::TicketNotAllowed,
+            ErrorCode::Overloaded,
+        ],
+        example: "curl -N localhost:3000/v1/activity",
     },
     Operation {
         method: "GET",

@@ -26,6 +26,7 @@ pub(super) const PAGES: &[Page] = pages![
     "upstreams",
     "sharing",
     "webhooks",
+    "activity",
     "metrics",
     "telemetry",
     "configuration",

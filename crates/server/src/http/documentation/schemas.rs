@@ -125,6 +125,14 @@ pub(super) const COMMANDS: &[Message] = &[
         about: "Stops reading `response_id`.",
     },
     Message {
+        kind: "tokenwire:watch",
+        about: "Sends the events of `GET /v1/activity` beside those of the streams, after the event with the id `after` if it has that.",
+    },
+    Message {
+        kind: "tokenwire:unwatch",
+        about: "Sends them no longer.",
+    },
+    Message {
         kind: "tokenwire:ping",
         about: "Answered with `tokenwire:pong`. Browsers cannot send protocol pings.",
     },
@@ -151,6 +159,10 @@ pub(super) const REPLIES: &[Message] = &[
     Message {
         kind: "tokenwire:auth_expiring",
         about: "The socket's credential ends in `expires_in` seconds. Comes 25 s before, only to a client of `tokenwire:` messages.",
+    },
+    Message {
+        kind: "tokenwire:stream.started",
+        about: "And `tokenwire:stream.first_token`, `tokenwire:stream.ended`, `tokenwire:stream.matched`, `tokenwire:rates`, `tokenwire:upstream.changed`: after `tokenwire:watch`, as `GET /v1/activity` has them.",
     },
     Message {
         kind: "tokenwire:error",
