@@ -341,7 +341,7 @@ mod tests {
         let parts: Vec<String> = ["a", "b", "c", "d", "e", "f"].map(short).into();
         assert_eq!(
             state(&[&parts.join(",")]),
-            Some(parts[..5].join(",")[..].into())
+            Some(parts[..4].join(",")[..].into())
         );
     }
 
