@@ -339,6 +339,14 @@ async fn job(gateway: &Process, steering: &str, receiver: &Receiver) -> String {
 
 const WEBHOOKS: &str = "webhooks:\n  allow_private: true\n";
 
+/// Waits until the disk has what was noted so far. A further response reaches it later; `streams` are
+/// kept then.
+async fn noted(gateway: &Process, streams: usize) {
+    let answer = post(gateway, "/v1/responses", &response("tokens=1"));
+    assert_eq!(answer.answer().await.status, 200);
+    stored(gateway, streams).await;
+}
+
 #[tokio::test]
 async fn webhook_of_a_running_response_follows_after_kill() {
     let world = DiskWorld::new();
@@ -422,6 +430,7 @@ async fn dead_letter_is_listed_and_retried_after_kill() {
     let failed = async || get(&gateway, path).await.text().contains(&id);
     eventually("the dead letter", failed).await;
     let before = get(&gateway, path).await.json();
+    noted(&gateway, 2).await;
     drop(gateway);
     let gateway = world.start_with(WEBHOOKS);
     let after = get(&gateway, path).await.json();
@@ -450,6 +459,7 @@ async fn dead_letter_is_listed_and_retried_after_kill() {
         left["data"].as_array().unwrap().len() == 1 && left["data"][0]["response_id"] == other
     };
     eventually("the delivery", delivered).await;
+    noted(&gateway, 4).await;
     drop(gateway);
     let gateway = world.start_with(WEBHOOKS);
     let left = get(&gateway, path).await.json();

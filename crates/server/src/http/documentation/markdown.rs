@@ -212,6 +212,7 @@ mod tests {
                         file.starts_with("https://")
                             || [
                                 "/",
+                                "/activity",
                                 "/docs",
                                 "/docs/docs.css",
                                 "/page/icon.svg",
