@@ -28,7 +28,12 @@ type Handler = Rc<dyn Fn() -> LocalBoxFuture<'static, HttpResponse>>;
 
 /// Serves one side of a pipe with this handler. Returns the other side, and the connection.
 fn serve(handler: Handler) -> (DuplexStream, JoinHandle<()>) {
-    let (client, server) = tokio::io::duplex(1 << 20);
+    serve_through(1 << 20, handler)
+}
+
+/// The same through a pipe that holds so many bytes.
+fn serve_through(bytes: usize, handler: Handler) -> (DuplexStream, JoinHandle<()>) {
+    let (client, server) = tokio::io::duplex(bytes);
     let application = fn_service(move |_: Request| {
         let handler = handler.clone();
         async move {
@@ -230,17 +235,27 @@ fn client_that_makes_room_for_single_bytes_is_a_slow_reader() {
 #[test]
 fn what_a_body_yields_before_its_error_arrives_before_the_reset() {
     run(async {
-        let (io, _connection) = serve(Rc::new(|| {
-            let pieces = [Ok(Bytes::from_static(b"preface")), Err("broken")];
-            Box::pin(async { HttpResponse::Ok().streaming(stream::iter(pieces)) })
-        }));
-        let mut send = connect(io, 10_000).await;
-        let (response, _) = send.send_request(request(), true).unwrap();
-        let mut body = response.await.unwrap().into_body();
-        assert_eq!(body.data().await.unwrap().unwrap(), "preface");
-        let error = body.data().await.unwrap().unwrap_err();
-        assert_eq!(error.reason(), Some(Reason::INTERNAL_ERROR));
-        assert!(error.is_remote() && error.is_reset());
+        // The smaller pipe is full before all is written.
+        for bytes in [64, 1 << 20] {
+            let handler: Handler = Rc::new(|| {
+                let pieces = [Ok(Bytes::from_static(&[b'x'; PIECE])), Err("broken")];
+                Box::pin(async { HttpResponse::Ok().streaming(stream::iter(pieces)) })
+            });
+            let (io, _connection) = serve_through(bytes, handler);
+            let mut send = connect(io, 10_000).await;
+            let (response, _) = send.send_request(request(), true).unwrap();
+            let mut body = response.await.unwrap().into_body();
+            let mut received = 0;
+            let error = loop {
+                match body.data().await.unwrap() {
+                    Ok(data) => received += data.len(),
+                    Err(error) => break error,
+                }
+            };
+            assert_eq!(received, PIECE);
+            assert_eq!(error.reason(), Some(Reason::INTERNAL_ERROR));
+            assert!(error.is_remote() && error.is_reset());
+        }
     });
 }
 
