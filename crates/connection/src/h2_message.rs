@@ -61,7 +61,7 @@ pub(crate) fn request(
     };
     let head = request.head_mut();
     head.method = Method::from_bytes(parts.method.as_str().as_bytes()).ok()?;
-    head.uri = parts.uri.to_string().parse::<Uri>().ok()?;
+    head.uri = uri(&parts.uri)?;
     head.version = actix_http::Version::HTTP_2;
     head.peer_addr = peer;
     let mut cookies = Vec::new();
@@ -86,6 +86,30 @@ pub(crate) fn request(
     Some(request)
 }
 
+/// Makes a URI of actix from its parts, since one with an authority and the path `*`, of an OPTIONS
+/// request, cannot be parsed.
+fn uri(received: &http::Uri) -> Option<Uri> {
+    let mut uri = Uri::builder();
+    if let Some(scheme) = received.scheme_str() {
+        uri = uri.scheme(scheme);
+    }
+    if let Some(authority) = received.authority() {
+        uri = uri.authority(authority.as_str());
+    }
+    if let Some(path) = received.path_and_query() {
+        uri = uri.path_and_query(path.as_str());
+    }
+    uri.build().ok()
+}
+
+/// Returns the size of a body. Responses of some statuses have none (RFC 9110, section 6.4.1).
+pub(crate) fn body_size(head: &ResponseHead, size: BodySize) -> BodySize {
+    match head.status.as_u16() {
+        100..200 | 204 | 304 => BodySize::None,
+        _ => size,
+    }
+}
+
 /// Makes the head of a response. Headers of a single connection are left out.
 pub(crate) fn response(head: &ResponseHead, size: BodySize) -> http::Response<()> {
     let mut response = http::Response::new(());
@@ -94,10 +118,15 @@ pub(crate) fn response(head: &ResponseHead, size: BodySize) -> http::Response<()
     }
     let headers = response.headers_mut();
     for (name, value) in head.headers() {
-        let is_dropped = matches!(
-            *name,
-            header::CONNECTION | header::TRANSFER_ENCODING | header::UPGRADE
-        ) || (*name == header::CONTENT_LENGTH && size != BodySize::None);
+        let is_dropped = match name.as_str() {
+            "connection" | "keep-alive" | "proxy-connection" | "te" | "transfer-encoding"
+            | "upgrade" => true,
+            // Without a body it is that of the response to a GET, unless there could be none.
+            "content-length" => {
+                size != BodySize::None || matches!(head.status.as_u16(), 100..200 | 204)
+            }
+            _ => false,
+        };
         if is_dropped {
             continue;
         }
@@ -121,14 +150,45 @@ pub(crate) fn response(head: &ResponseHead, size: BodySize) -> http::Response<()
 #[cfg(test)]
 mod tests {
     use actix_web::HttpResponse;
+    use actix_web::http::StatusCode;
 
     use super::*;
+
+    #[test]
+    fn uri_is_made_of_its_parts() {
+        for (text, expected) in [("https://a:1/b?c=%20", "https://a:1/b?c=%20"), ("/b", "/b")] {
+            let made = uri(&text.parse().unwrap()).unwrap();
+            assert_eq!(made.to_string(), expected);
+        }
+        let all = http::Uri::builder()
+            .scheme("https")
+            .authority("a")
+            .path_and_query("*");
+        let made = uri(&all.build().unwrap()).unwrap();
+        assert_eq!((made.path(), made.host()), ("*", Some("a")));
+    }
+
+    #[test]
+    fn length_of_a_response_without_a_body() {
+        for (status, length) in [(204, None), (304, Some("7")), (200, Some("0"))] {
+            let mut answer = HttpResponse::build(StatusCode::from_u16(status).unwrap());
+            answer.insert_header(("content-length", "7"));
+            let answer = answer.finish();
+            let size = body_size(answer.head(), BodySize::Sized(0));
+            let head = response(answer.head(), size);
+            let found = head.headers().get("content-length");
+            assert_eq!(found.map(|value| value.to_str().unwrap()), length);
+        }
+    }
 
     #[test]
     fn response_has_no_headers_of_a_connection() {
         let mut answer = HttpResponse::Ok();
         answer.insert_header(("transfer-encoding", "chunked"));
         answer.insert_header(("connection", "close"));
+        answer.insert_header(("keep-alive", "timeout=5"));
+        answer.insert_header(("proxy-connection", "close"));
+        answer.insert_header(("te", "trailers"));
         answer.insert_header(("content-length", "7"));
         answer.append_header(("set-cookie", "a=1"));
         answer.append_header(("set-cookie", "b=2"));
@@ -137,7 +197,13 @@ mod tests {
         assert_eq!(head.headers().get_all("set-cookie").iter().count(), 2);
         assert_eq!(head.headers()["content-length"], "5");
         assert!(head.headers().contains_key("date"));
-        for name in ["transfer-encoding", "connection"] {
+        for name in [
+            "transfer-encoding",
+            "connection",
+            "keep-alive",
+            "proxy-connection",
+            "te",
+        ] {
             assert!(!head.headers().contains_key(name), "{name}");
         }
         let head = response(answer.head(), BodySize::Stream);

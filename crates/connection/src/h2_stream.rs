@@ -1,6 +1,7 @@
 //! One stream of an HTTP/2 connection: a request, and the response to it.
 
 use std::future::{Future, poll_fn};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -22,13 +23,28 @@ use crate::h2_message;
 pub(crate) const SEND_BUFFER: usize = 16 * 1024;
 
 /// How a stream ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) enum StreamEnd {
     /// The response is complete.
     Complete,
     /// The client reset the stream, or the connection is gone.
     Left,
-    /// The response broke off.
+    /// This side has reset the stream.
+    Reset,
+    /// The response broke off. A reset drops what waits in the connection, so the stream is to be
+    /// reset once that is written.
+    Broken(SendStream<Bytes>),
+}
+
+/// How the writing of a body ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum BodyEnd {
+    Complete,
+    /// As [`StreamEnd::Left`].
+    Left,
+    /// The client reads too slowly.
+    Slow,
+    /// The body has failed.
     Broken,
 }
 
@@ -40,14 +56,21 @@ struct BodyWriter {
     rest: Bytes,
     /// The body has no more bytes for now. It has registered the waker.
     is_pending: bool,
-    end: Option<StreamEnd>,
-    /// Maximum time without room.
+    end: Option<BodyEnd>,
+    /// Maximum time in which the client makes room for [`SEND_BUFFER`].
     slow_reader: Duration,
-    stalled: Option<Pin<Box<Sleep>>>,
+    stalled: Option<Stall>,
+}
+
+/// Bytes wait for room.
+struct Stall {
+    timer: Pin<Box<Sleep>>,
+    /// Bytes that were sent since it began.
+    sent: usize,
 }
 
 /// Serves one request. Dropping the future, like a reset by the client, ends the handler or the body
-/// as the end of an HTTP/1 connection would.
+/// as the end of an HTTP/1 connection would. A panic of either ends this stream only.
 pub(crate) async fn serve<A, B>(
     application: Rc<A>,
     request: Request,
@@ -64,21 +87,35 @@ where
         *more.status_mut() = http::StatusCode::CONTINUE;
         let _ = respond.send_informational(more);
     }
+    let handler = catch_unwind(AssertUnwindSafe(|| application.call(request)));
+    let Ok(handler) = handler else {
+        respond.send_reset(Reason::INTERNAL_ERROR);
+        return StreamEnd::Reset;
+    };
     // Freed before the body is written.
-    let mut handler = Box::pin(application.call(request));
+    let mut handler = Box::pin(handler);
     let handled = poll_fn(|cx| {
         if respond.poll_reset(cx).is_ready() {
-            return Poll::Ready(None);
+            return Poll::Ready(Err(StreamEnd::Left));
         }
-        handler.as_mut().poll(cx).map(Some)
+        // What has panicked is dropped, and not polled again.
+        match catch_unwind(AssertUnwindSafe(|| handler.as_mut().poll(cx))) {
+            Ok(handled) => handled.map(Ok),
+            Err(_) => Poll::Ready(Err(StreamEnd::Reset)),
+        }
     });
     let response: Response<BoxBody> = match handled.await {
-        None => return StreamEnd::Left,
-        Some(Ok(response)) => Response::from(response).map_into_boxed_body(),
-        Some(Err(error)) => Response::from(error),
+        Err(end) => {
+            if let StreamEnd::Reset = end {
+                respond.send_reset(Reason::INTERNAL_ERROR);
+            }
+            return end;
+        }
+        Ok(Ok(response)) => Response::from(response).map_into_boxed_body(),
+        Ok(Err(error)) => Response::from(error),
     };
     drop(handler);
-    let size = response.body().size();
+    let size = h2_message::body_size(response.head(), response.body().size());
     let head = h2_message::response(response.head(), size);
     let has_body = !is_head && !matches!(size, BodySize::None | BodySize::Sized(0));
     let Ok(send) = respond.send_response(head, !has_body) else {
@@ -96,30 +133,38 @@ where
         slow_reader,
         stalled: None,
     };
-    poll_fn(|cx| writer.poll(cx)).await
+    match poll_fn(|cx| writer.poll(cx)).await {
+        BodyEnd::Complete => StreamEnd::Complete,
+        BodyEnd::Left => StreamEnd::Left,
+        BodyEnd::Slow => {
+            writer.send.send_reset(Reason::CANCEL);
+            StreamEnd::Reset
+        }
+        BodyEnd::Broken => StreamEnd::Broken(writer.send),
+    }
 }
 
 // === impl BodyWriter ===
 
 impl BodyWriter {
     /// Writes until the body is pending or has ended.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<StreamEnd> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<BodyEnd> {
         if self.send.poll_reset(cx).is_ready() {
-            return Poll::Ready(StreamEnd::Left);
+            return Poll::Ready(BodyEnd::Left);
         }
         self.is_pending = false;
         loop {
             if !self.rest.is_empty() {
                 match ready!(self.poll_room(cx)) {
                     Ok(room) => {
-                        self.stalled = None;
                         let part = self.rest.split_to(room.min(self.rest.len()));
-                        let is_last = self.rest.is_empty() && self.end == Some(StreamEnd::Complete);
+                        self.count_sent(part.len());
+                        let is_last = self.rest.is_empty() && self.end == Some(BodyEnd::Complete);
                         if self.send.send_data(part, is_last).is_err() {
-                            return Poll::Ready(StreamEnd::Left);
+                            return Poll::Ready(BodyEnd::Left);
                         }
                         if is_last {
-                            return Poll::Ready(StreamEnd::Complete);
+                            return Poll::Ready(BodyEnd::Complete);
                         }
                         continue;
                     }
@@ -127,16 +172,13 @@ impl BodyWriter {
                 }
             }
             match self.end {
-                Some(StreamEnd::Complete) => {
+                Some(BodyEnd::Complete) => {
                     // The window does not count an empty frame.
                     let sent = self.send.send_data(Bytes::new(), true);
-                    return Poll::Ready(sent.map_or(StreamEnd::Left, |()| StreamEnd::Complete));
+                    return Poll::Ready(sent.map_or(BodyEnd::Left, |()| BodyEnd::Complete));
                 }
-                Some(end) => {
-                    // The client must not take what it has for the whole.
-                    self.send.send_reset(Reason::INTERNAL_ERROR);
-                    return Poll::Ready(end);
-                }
+                // The client must not take what it has for the whole.
+                Some(end) => return Poll::Ready(end),
                 None if self.is_pending => return Poll::Pending,
                 None => self.gather(cx),
             }
@@ -144,32 +186,47 @@ impl BodyWriter {
     }
 
     /// Waits for room in the window, and returns how many bytes may be sent.
-    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, StreamEnd>> {
+    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, BodyEnd>> {
         self.send.reserve_capacity(self.rest.len().min(SEND_BUFFER));
         loop {
             match self.send.capacity() {
                 0 => match self.send.poll_capacity(cx) {
                     Poll::Ready(Some(Ok(_))) => {}
-                    Poll::Ready(_) => return Poll::Ready(Err(StreamEnd::Left)),
+                    Poll::Ready(_) => return Poll::Ready(Err(BodyEnd::Left)),
                     Poll::Pending => break,
                 },
                 room => return Poll::Ready(Ok(room)),
             }
         }
         let timeout = self.slow_reader;
-        let stalled = self
-            .stalled
-            .get_or_insert_with(|| Box::pin(tokio::time::sleep(timeout)));
-        ready!(stalled.as_mut().poll(cx));
-        self.send.send_reset(Reason::CANCEL);
-        Poll::Ready(Err(StreamEnd::Broken))
+        let stalled = self.stalled.get_or_insert_with(|| Stall {
+            timer: Box::pin(tokio::time::sleep(timeout)),
+            sent: 0,
+        });
+        ready!(stalled.timer.as_mut().poll(cx));
+        Poll::Ready(Err(BodyEnd::Slow))
+    }
+
+    /// Counts bytes as sent. A client that makes room for a byte now and then stays a slow one.
+    fn count_sent(&mut self, bytes: usize) {
+        if let Some(stalled) = &mut self.stalled {
+            stalled.sent += bytes;
+            if stalled.sent >= SEND_BUFFER || self.rest.is_empty() {
+                self.stalled = None;
+            }
+        }
     }
 
     /// Takes what the body has now. Several small pieces make one frame.
     fn gather(&mut self, cx: &mut Context<'_>) {
         let mut many = BytesMut::new();
         loop {
-            match self.body.as_pin_mut().poll_next(cx) {
+            let body = self.body.as_pin_mut();
+            let Ok(polled) = catch_unwind(AssertUnwindSafe(|| body.poll_next(cx))) else {
+                self.end = Some(BodyEnd::Broken);
+                break;
+            };
+            match polled {
                 Poll::Pending => {
                     self.is_pending = true;
                     break;
@@ -182,11 +239,11 @@ impl BodyWriter {
                     many.extend_from_slice(&piece);
                 }
                 Poll::Ready(None) => {
-                    self.end = Some(StreamEnd::Complete);
+                    self.end = Some(BodyEnd::Complete);
                     break;
                 }
                 Poll::Ready(Some(Err(_))) => {
-                    self.end = Some(StreamEnd::Broken);
+                    self.end = Some(BodyEnd::Broken);
                     break;
                 }
             }

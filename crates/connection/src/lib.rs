@@ -53,6 +53,7 @@ mod h2_connection;
 mod h2_message;
 mod h2_stream;
 mod inbound_buffer;
+mod lingering_io;
 mod request_tracker;
 mod service;
 mod stream_writer;
@@ -61,7 +62,7 @@ mod websocket_payload;
 
 pub use admission::{Admission, Admit, Reserved};
 pub use draining::Draining;
-pub use h2_connection::Http2Options;
+pub use h2_connection::{Http2Options, PingTimes};
 pub use h2_message::Http2Stream;
 pub use service::{ConnectionOptions, connections};
 pub use tls::{HandshakeResult, Handshakes, Tls};

@@ -110,7 +110,8 @@ impl ConnectionOptions {
         // Without it the first token of a WebSocket waits for the peer's delayed acknowledgement.
         let _ = socket.set_nodelay(true);
         // A body is not polled while its socket is blocked, so it cannot time itself out: the
-        // kernel does.
+        // kernel does. It also ends an HTTP/2 connection whose peer is gone and has left a ping
+        // unacknowledged.
         let _ = socket2::SockRef::from(socket).set_tcp_user_timeout(Some(self.slow_reader));
     }
 }
@@ -291,13 +292,16 @@ where
             let (http, options) = (self.http.clone(), &self.options);
             return Accepted::Plain(http1(http, options, stream, peer, open, admission));
         };
-        // What is refused has no response without a handshake, which costs more than it is worth.
-        if let Admission::Refuse(_) = admission {
-            return Accepted::Secured(Box::pin(async { Ok(()) }));
-        }
+        let (guard, end) = match admission {
+            Admission::Serve(guard) => (guard, None),
+            Admission::Reserve { guard, end } => (guard, Some(end)),
+            // What is refused has no response without a handshake, which costs more than it is worth.
+            Admission::Refuse(_) => return Accepted::Secured(Box::pin(async { Ok(()) })),
+        };
         let (application, http) = (self.application.clone(), self.http.clone());
         let options = self.options.clone();
-        Accepted::Secured(Box::pin(async move {
+        let is_reserved = end.is_some();
+        let served = async move {
             // Boxed, so that its state is freed before the first request.
             let secured = Box::pin(tls.accept(socket, options.head_timeout)).await;
             let Some(Secured { stream, is_http2 }) = secured else {
@@ -305,32 +309,37 @@ where
             };
             if !is_http2 {
                 let stream = ClientStream::Tls(Box::new(stream));
+                let admission = match is_reserved {
+                    // Its end is awaited here, from before the handshake.
+                    true => Admission::Reserve {
+                        guard,
+                        end: Box::pin(std::future::pending()),
+                    },
+                    false => Admission::Serve(guard),
+                };
                 return http1(http, &options, stream, peer, open, admission).await;
             }
-            let (guard, end) = match admission {
-                Admission::Serve(guard) => (guard, None),
-                Admission::Reserve { guard, end } => (guard, Some(end)),
-                Admission::Refuse(_) => return Ok(()),
-            };
             let context = H2Context {
                 application,
                 connection: options.context(),
                 options: options.http2,
                 slow_reader: options.slow_reader,
                 peer,
-                is_reserved: end.is_some(),
+                is_reserved,
                 _guards: (open, guard),
             };
-            let served = serve_http2(stream, context);
-            match end {
-                None => served.await,
-                Some(end) => tokio::select! {
-                    () = served => {}
-                    () = end => {}
-                },
-            }
+            serve_http2(stream, context).await;
             Ok(())
-        }))
+        };
+        Accepted::Secured(match end {
+            None => Box::pin(served),
+            Some(end) => Box::pin(async move {
+                tokio::select! {
+                    result = served => result,
+                    () = end => Ok(()),
+                }
+            }),
+        })
     }
 }
 

@@ -10,7 +10,7 @@ use actix_web::dev::Server;
 use actix_web::middleware::from_fn;
 use actix_web::{App, web};
 use futures::future::LocalBoxFuture;
-use tokenwire_connection::{ConnectionOptions, Draining, Http2Options, connections};
+use tokenwire_connection::{ConnectionOptions, Draining, Http2Options, PingTimes, connections};
 use tokenwire_core::engine::Registry;
 
 use crate::admission::{ConnectionLimits, RESERVED_CONNECTIONS};
@@ -70,8 +70,7 @@ pub(crate) fn client_server(
             .map(|certificates| certificates.tls()),
         http2: Http2Options {
             max_streams: config.limits.streams_per_connection,
-            ping_interval: config.streams.ping_interval,
-            ping_timeout: config.streams.ping_timeout,
+            pings: ping_times(reloader),
             connections: gauges.http2_connections.clone(),
             streams: gauges.http2_streams.clone(),
         },
@@ -95,6 +94,19 @@ pub(crate) fn client_server(
     };
     let http = move || connections(application(), &options);
     Ok(builder.listen("http", listener, http)?.run())
+}
+
+/// Returns the times of pings that are in force, also after a reload.
+fn ping_times(reloader: &Reloader) -> Arc<dyn Fn() -> PingTimes + Send + Sync> {
+    let updates = reloader.updates();
+    Arc::new(move || {
+        let shared = updates.borrow();
+        let streams = &shared.config.streams;
+        PingTimes {
+            interval: streams.ping_interval,
+            timeout: streams.ping_timeout,
+        }
+    })
 }
 
 /// Serves operations on their own listener and worker, which the limits of clients do not affect.

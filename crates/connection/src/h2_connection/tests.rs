@@ -28,7 +28,12 @@ type Handler = Rc<dyn Fn() -> LocalBoxFuture<'static, HttpResponse>>;
 
 /// Serves one side of a pipe with this handler. Returns the other side, and the connection.
 fn serve(handler: Handler) -> (DuplexStream, JoinHandle<()>) {
-    let (client, server) = tokio::io::duplex(1 << 20);
+    serve_through(1 << 20, handler)
+}
+
+/// The same through a pipe that holds so many bytes.
+fn serve_through(bytes: usize, handler: Handler) -> (DuplexStream, JoinHandle<()>) {
+    let (client, server) = tokio::io::duplex(bytes);
     let application = fn_service(move |_: Request| {
         let handler = handler.clone();
         async move {
@@ -160,25 +165,130 @@ fn reset_drops_the_handler_and_the_body() {
     });
 }
 
+/// Starts a connection by hand, with these settings, and a GET as its first stream.
+async fn write_get(io: &mut DuplexStream, settings: &[u8]) {
+    // SETTINGS, and HEADERS with `:path: /` and `:authority: a`.
+    let head = [0x82, 0x87, 0x84, 0x01, 0x01, b'a'];
+    let length = u8::try_from(settings.len()).unwrap();
+    for part in [
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        &[0, 0, length, 4, 0, 0, 0, 0, 0][..],
+        settings,
+        &[0, 0, 6, 1, 5, 0, 0, 0, 1],
+        &head,
+    ] {
+        io.write_all(part).await.unwrap();
+    }
+}
+
 #[test]
-fn unanswered_ping_closes_the_connection() {
+fn unanswered_ping_closes_the_connection_after_its_streams() {
     run(async {
-        let (mut io, connection) = serve(Rc::new(|| Box::pin(std::future::pending())));
-        io.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
-            .await
-            .unwrap();
-        // SETTINGS, and HEADERS of a GET with `:path: /` and `:authority: a`.
-        io.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.unwrap();
-        let head = [0x82, 0x87, 0x84, 0x01, 0x01, b'a'];
-        io.write_all(&[0, 0, 6, 1, 5, 0, 0, 0, 1]).await.unwrap();
-        io.write_all(&head).await.unwrap();
+        let (mut io, connection) = serve(Rc::new(|| {
+            Box::pin(async {
+                tokio::time::sleep(Duration::from_secs(100)).await;
+                HttpResponse::Ok().body("hello")
+            })
+        }));
+        write_get(&mut io, &[]).await;
         let start = Instant::now();
         connection.await.unwrap();
-        assert_eq!(start.elapsed().as_secs(), 30);
+        // The ping was due at 30 s.
+        assert_eq!(start.elapsed().as_secs(), 110);
         let mut all = Vec::new();
         io.read_to_end(&mut all).await.unwrap();
-        // A PING of 8 bytes.
-        assert!(all.windows(5).any(|frame| frame == [0, 0, 8, 6, 0]));
+        // One PING of 8 bytes.
+        let pings = all.windows(5).filter(|frame| *frame == [0, 0, 8, 6, 0]);
+        assert_eq!(pings.count(), 1);
+        assert!(all.ends_with(b"hello"));
+    });
+}
+
+#[test]
+fn client_that_makes_room_for_single_bytes_is_a_slow_reader() {
+    run(async {
+        let (mut io, _connection) = serve(Rc::new(|| {
+            let pieces =
+                stream::repeat_with(|| Ok::<_, Infallible>(Bytes::from_static(&[0; PIECE])));
+            Box::pin(async { HttpResponse::Ok().streaming(pieces) })
+        }));
+        // INITIAL_WINDOW_SIZE is 1.
+        write_get(&mut io, &[0, 4, 0, 0, 0, 1]).await;
+        let start = Instant::now();
+        let mut all = Vec::new();
+        // RST_STREAM with CANCEL.
+        let reset = [0, 0, 4, 3, 0, 0, 0, 0, 1, 0, 0, 0, 8];
+        while !all.windows(reset.len()).any(|frame| frame == reset) {
+            assert!(start.elapsed().as_secs() < 60, "it is not reset");
+            tokio::select! {
+                read = io.read_buf(&mut all) => assert!(read.unwrap() > 0),
+                () = tokio::time::sleep(Duration::from_secs(7)) => {
+                    let update = [0, 0, 4, 8, 0, 0, 0, 0, 1, 0, 0, 0, 1];
+                    io.write_all(&update).await.unwrap();
+                }
+            }
+        }
+        assert_eq!(start.elapsed().as_secs(), 30);
+    });
+}
+
+#[test]
+fn what_a_body_yields_before_its_error_arrives_before_the_reset() {
+    run(async {
+        // The smaller pipe is full before all is written.
+        for bytes in [64, 1 << 20] {
+            let handler: Handler = Rc::new(|| {
+                let pieces = [Ok(Bytes::from_static(&[b'x'; PIECE])), Err("broken")];
+                Box::pin(async { HttpResponse::Ok().streaming(stream::iter(pieces)) })
+            });
+            let (io, _connection) = serve_through(bytes, handler);
+            let mut send = connect(io, 10_000).await;
+            let (response, _) = send.send_request(request(), true).unwrap();
+            let mut body = response.await.unwrap().into_body();
+            let mut received = 0;
+            let error = loop {
+                match body.data().await.unwrap() {
+                    Ok(data) => received += data.len(),
+                    Err(error) => break error,
+                }
+            };
+            assert_eq!(received, PIECE);
+            assert_eq!(error.reason(), Some(Reason::INTERNAL_ERROR));
+            assert!(error.is_remote() && error.is_reset());
+        }
+    });
+}
+
+#[test]
+fn panic_ends_its_own_stream_only() {
+    run(async {
+        let (count, go) = (Rc::new(Cell::new(0)), Rc::new(Notify::new()));
+        let waits = go.clone();
+        let (io, _connection) = serve(Rc::new(move || {
+            count.set(count.get() + 1);
+            let (number, go) = (count.get(), waits.clone());
+            Box::pin(async move {
+                assert!(number != 2, "a handler");
+                let body = stream::once(async move {
+                    assert!(number != 3, "a body");
+                    go.notified().await;
+                    Ok::<_, Infallible>(Bytes::from_static(b"hello"))
+                });
+                HttpResponse::Ok().streaming(body)
+            })
+        }));
+        let mut send = connect(io, 10_000).await;
+        let (response, _) = send.send_request(request(), true).unwrap();
+        let mut first = response.await.unwrap().into_body();
+        let (response, _) = send.send_request(request(), true).unwrap();
+        let error = response.await.unwrap_err();
+        assert_eq!(error.reason(), Some(Reason::INTERNAL_ERROR));
+        let (response, _) = send.send_request(request(), true).unwrap();
+        let mut third = response.await.unwrap().into_body();
+        let error = third.data().await.unwrap().unwrap_err();
+        assert_eq!(error.reason(), Some(Reason::INTERNAL_ERROR));
+        go.notify_one();
+        assert_eq!(first.data().await.unwrap().unwrap(), "hello");
     });
 }
 
@@ -203,6 +313,31 @@ fn connection_without_streams_is_told_to_leave_and_closed() {
         let start = Instant::now();
         connection.await.unwrap();
         assert_eq!(start.elapsed().as_secs(), 75);
+    });
+}
+
+#[test]
+fn connection_is_replaced_after_many_streams() {
+    run(async {
+        let (io, connection) = serve(Rc::new(|| Box::pin(async { HttpResponse::Ok().finish() })));
+        let mut send = connect(io, 10_000).await;
+        let mut answered = 0;
+        loop {
+            send = match send.ready().await {
+                Ok(send) => send,
+                Err(error) => {
+                    assert_eq!(error.reason(), Some(Reason::NO_ERROR));
+                    break;
+                }
+            };
+            let Ok((response, _)) = send.send_request(request(), true) else {
+                break;
+            };
+            assert_eq!(response.await.unwrap().status(), 200);
+            answered += 1;
+        }
+        assert_eq!(answered, MAX_STREAMS);
+        connection.await.unwrap();
     });
 }
 

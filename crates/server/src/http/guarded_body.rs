@@ -14,14 +14,15 @@ pub(super) struct GuardedBody<G> {
 }
 
 impl<G: Unpin + 'static> GuardedBody<G> {
-    /// Attaches a guard to a streaming body. Other bodies are written at once, and need none.
+    /// Attaches a guard to a body, unless there are no bytes to write. A body whose size is known is
+    /// not written at once, either, when the client's window has no room.
     pub(super) fn attach(body: BoxBody, guard: G) -> BoxBody {
         match body.size() {
-            BodySize::Stream => BoxBody::new(Self {
+            BodySize::None | BodySize::Sized(0) => body,
+            BodySize::Sized(_) | BodySize::Stream => BoxBody::new(Self {
                 body,
                 _guard: guard,
             }),
-            _ => body,
         }
     }
 }

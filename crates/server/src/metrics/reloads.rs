@@ -41,7 +41,7 @@ impl Reloads {
         self.applied.load(Ordering::Relaxed)
     }
 
-    /// Returns how many reloads changed nothing because of a problem.
+    /// Returns how many reloads met a problem.
     #[must_use]
     pub fn refused(&self) -> u64 {
         self.refused.load(Ordering::Relaxed)

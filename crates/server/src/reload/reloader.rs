@@ -38,7 +38,7 @@ pub struct Outcome {
     pub needs_restart: Vec<&'static str>,
 }
 
-/// Why a configuration was not applied. The running one stays in force.
+/// Why a configuration or the certificate was not applied. The running one stays in force.
 #[derive(Debug, thiserror::Error)]
 pub enum ReloadError {
     /// The gateway is part of an application, which has made its configuration.
@@ -50,6 +50,14 @@ pub enum ReloadError {
     /// The certificate of the listener, or its key.
     #[error(transparent)]
     Certificate(#[from] CertificateError),
+    /// Neither the configuration nor the certificate can be used.
+    #[error("{config}; {certificate}")]
+    Both {
+        /// Why the configuration cannot be used.
+        config: Box<Self>,
+        /// Why the certificate cannot be used.
+        certificate: Box<Self>,
+    },
     /// An upstream cannot be set up.
     #[error("an upstream cannot be set up: {0}")]
     Upstream(String),
@@ -131,7 +139,8 @@ impl Reloader {
     /// Reads the configuration again and applies it. `why` is logged. Calls wait for each other.
     ///
     /// # Errors
-    /// The configuration cannot be used. Nothing has changed then.
+    /// The configuration or the certificate cannot be used. The other one is in force then, if it can
+    /// be used.
     pub async fn reload(&self, why: &str) -> Result<Outcome, ReloadError> {
         let _turn = self.turn.lock().await;
         let result = self.apply_all().await;
@@ -144,35 +153,46 @@ impl Reloader {
                     tracing::warn!(?keys, "changes of these keys need a restart");
                 }
             }
-            Err(ReloadError::Config(error)) => {
-                for problem in &error.problems {
-                    tracing::error!(why, %problem, "the configuration cannot be used; the earlier one stays in force");
-                }
-            }
-            Err(error) => {
-                tracing::error!(why, %error, "the configuration cannot be used; the earlier one stays in force");
-            }
+            Err(error) => error.log(why),
         }
         result
     }
 
-    /// Applies the certificate and the configuration. If one cannot be used neither is.
+    /// Applies the certificate and the configuration, each if it can be used: keys are revoked while a
+    /// certificate cannot be read, and a certificate is renewed while the configuration is wrong.
     async fn apply_all(&self) -> Result<Outcome, ReloadError> {
         let Some(certificates) = &self.certificates else {
             return self.apply().await;
         };
-        let reading = certificates.clone();
-        let read = tokio::task::spawn_blocking(move || reading.read());
-        let renewed = read.await.map_err(|_| ReloadError::NotRead)??;
-        let mut outcome = match self.source.get() {
-            Some(_) => self.apply().await?,
-            None => Outcome::default(),
+        let renewed = renew(certificates).await;
+        let applied = match self.source.get() {
+            Some(_) => self.apply().await,
+            None => Ok(Outcome::default()),
         };
-        if let Some(renewed) = renewed {
-            certificates.put_in_force(renewed);
-            outcome.changed.push("server.tls");
+        match (applied, renewed) {
+            (Ok(mut outcome), Ok(is_renewed)) => {
+                if is_renewed {
+                    outcome.changed.push("server.tls");
+                }
+                Ok(outcome)
+            }
+            (Ok(outcome), Err(error)) => {
+                if !outcome.changed.is_empty() {
+                    tracing::info!(changed = ?outcome.changed, "the configuration is in force, without the certificate");
+                }
+                Err(error)
+            }
+            (Err(error), Ok(is_renewed)) => {
+                if is_renewed {
+                    tracing::info!("the certificate is in force, without the configuration");
+                }
+                Err(error)
+            }
+            (Err(config), Err(certificate)) => Err(ReloadError::Both {
+                config: Box::new(config),
+                certificate: Box::new(certificate),
+            }),
         }
-        Ok(outcome)
     }
 
     async fn apply(&self) -> Result<Outcome, ReloadError> {
@@ -235,5 +255,43 @@ impl Reloader {
             auth.replace_keys(&config.auth.keys).await;
         }
         Ok(())
+    }
+}
+
+/// Reads the certificate again, and puts it in force. False if it is the same.
+async fn renew(certificates: &Arc<Certificates>) -> Result<bool, ReloadError> {
+    let reading = certificates.clone();
+    let read = tokio::task::spawn_blocking(move || reading.read());
+    let Some(renewed) = read.await.map_err(|_| ReloadError::NotRead)?? else {
+        return Ok(false);
+    };
+    certificates.put_in_force(renewed);
+    Ok(true)
+}
+
+// === impl ReloadError ===
+
+impl ReloadError {
+    fn log(&self, why: &str) {
+        match self {
+            Self::Config(error) => {
+                for problem in &error.problems {
+                    tracing::error!(why, %problem, "the configuration cannot be used; the earlier one stays in force");
+                }
+            }
+            Self::Certificate(error) => {
+                tracing::error!(why, %error, "the certificate cannot be used; the earlier one stays in force");
+            }
+            Self::Both {
+                config,
+                certificate,
+            } => {
+                config.log(why);
+                certificate.log(why);
+            }
+            error => {
+                tracing::error!(why, %error, "the configuration cannot be used; the earlier one stays in force");
+            }
+        }
     }
 }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::support::process::Process;
 use crate::support::tls::{Http2, Pair, get_frame, openssl};
@@ -290,6 +290,13 @@ async fn files_are_read_again_under_an_open_stream() {
         "{metrics}"
     );
     later.connect(gateway.address, &["h2"]).await.unwrap();
+    // A key is added meanwhile.
+    let alice = "    - {owner: alice, key: sk-tw-alice-alice-alice-alice}\n";
+    gateway.configure(&format!("{}{auth}{alice}", lines(&pair)));
+    let (status, _) = asked().await;
+    let added = [("authorization", "Bearer sk-tw-alice-alice-alice-alice")];
+    let models = second.ask("GET", "/v1/models", &added, None).await;
+    assert_eq!((status, models.unwrap().status.as_u16()), (422, 200));
     pair.replace(&later);
     // Nothing has changed, seen from the last good files.
     let (status, reloaded) = asked().await;
@@ -298,6 +305,15 @@ async fn files_are_read_again_under_an_open_stream() {
         (200, &json!([])),
         "{reloaded}"
     );
+    // A certificate is renewed while the configuration is wrong.
+    gateway.configure("nonsense: 1\n");
+    let (status, _) = asked().await;
+    assert_eq!(status, 422);
+    pair.replace(&before);
+    eventually("the renewed certificate", async || {
+        before.connect(gateway.address, &["h2"]).await.is_ok()
+    })
+    .await;
     stream.until("\" t100\"").await;
     stream.request.send_reset(h2::Reason::CANCEL);
     gateway.terminate();
@@ -503,10 +519,11 @@ async fn rapid_resets_end_the_connection() {
     while raw.frame().await.is_some() {}
     let http = pair.http2(world.address).await;
     assert_eq!(http.get("/healthz").await.status, 200);
-    assert_eq!(
-        metric(&http, "tokenwire_http2_connections").await,
-        Some(1.0)
-    );
+    // The first one is read for a while, so that the client receives GOAWAY.
+    eventually("the close", async || {
+        metric(&http, "tokenwire_http2_connections").await == Some(1.0)
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -528,6 +545,32 @@ async fn silent_handshakes_are_closed() {
     let http = pair.http2(world.address).await;
     let counted = metric(&http, "tokenwire_tls_handshakes_total{result=\"timeout\"}").await;
     assert_eq!(counted, Some(2.0));
+}
+
+#[tokio::test]
+async fn silent_sockets_do_not_keep_operations_out() {
+    let pair = Pair::new();
+    let world = secured(&pair, |config| config.limits.connections = 1);
+    let mut silent = Vec::new();
+    for _ in 0..65 {
+        silent.push(TcpStream::connect(world.address).await.unwrap());
+    }
+    let begun = Instant::now();
+    eventually("an answer", async || {
+        let connected = pair.connect(world.address, &["http/1.1"]).await;
+        let Ok(mut stream) = connected else {
+            return false;
+        };
+        let get = "GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
+        let mut answer = String::new();
+        let _ = stream.write_all(get.as_bytes()).await;
+        let _ = stream.read_to_string(&mut answer).await;
+        answer.starts_with("HTTP/1.1 200")
+    })
+    .await;
+    // Their handshakes have 10 s.
+    assert!(begun.elapsed() < Duration::from_secs(8));
+    drop(silent);
 }
 
 #[tokio::test]
