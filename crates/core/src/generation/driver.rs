@@ -377,11 +377,10 @@ fn open_again(
     let held = held.as_mut()?;
     // Events that came with the failure belong to the answer.
     writer.append(records).ok()?;
-    held.note_end(writer.generation().tail().ok()?.next);
     let attachment = held.attachment(failure)?;
-    let id = &writer.generation().meta().id;
-    tracing::info!(generation = %id, code = %failure.code, "the connection to the upstream is lost");
-    Some(held.open(id, attachment))
+    let generation = writer.generation();
+    tracing::info!(generation = %generation.meta().id, code = %failure.code, "the connection to the upstream is lost");
+    Some(held.open(generation, attachment))
 }
 
 /// Begins to ask the upstream. The request is kept no longer than that.
@@ -395,7 +394,7 @@ fn ask(
         (Source::Asked(work), _) => work,
         (Source::Adopted(adopted), held) => {
             let origin = held.as_ref().map(|held| held.origin().clone());
-            let opening = held.map(|held| held.open(&generation.meta().id, adopted.attachment));
+            let opening = held.map(|held| held.open(generation, adopted.attachment));
             let terms = TranslatorTerms {
                 choices: 1,
                 previous_response_id: adopted.previous_response_id,
