@@ -137,7 +137,12 @@ impl CatchUp {
         self.translator.body_ended(end)
     }
 
+    /// Writes the terminal event. One of the upstream that came before the stream had given what readers
+    /// have seen is not shown.
     pub(crate) fn end(&mut self, ending: Ending, at: u64, records: &mut RecordWriter) {
+        if !self.is_known {
+            self.translator.forget_terminal();
+        }
         self.translator.end(ending, at, records);
     }
 
@@ -466,6 +471,18 @@ mod tests {
                 break;
             }
         }
+        if let Some(over @ Ending::Failed(_)) = &ending {
+            again.end(over.clone(), 0, &mut log.records);
+            let last = log.records.batch().iter().last().unwrap();
+            let Ok(Content::Full(full)) = Content::decode(last.payload) else {
+                panic!("the end is no delta");
+            };
+            let Some(EventKind::End(outcome)) = full.events.last() else {
+                panic!("{:?}", full.events);
+            };
+            // The object would be that of another answer.
+            assert_eq!(outcome.relayed, None);
+        }
         let (names, text) = log.contents();
         (names, text, ending)
     }
@@ -527,7 +544,13 @@ mod tests {
     #[test]
     fn another_answer_is_detected() {
         let first = answer(&["Hel", "lo ", "world"]);
+        let ended_at_once = |pieces: &[&str]| {
+            let all = answer(pieces);
+            vec![all[0].clone(), all[all.len() - 1].clone()]
+        };
         for (second, known) in [
+            (ended_at_once(&["Bye"]), 5),
+            (ended_at_once(&[]), 5),
             (answer(&["Hel", "p!"]), 5),
             (answer(&["Hel"]), 5),
             (answer(&["hel", "lo ", "world"]), 4),
