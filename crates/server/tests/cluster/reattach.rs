@@ -328,3 +328,31 @@ async fn another_gateway_is_such_an_upstream() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn usage_of_an_answer_that_goes_on_is_that_of_its_end() {
+    const KEY: &str = "Bearer sk-tw-alice-alice-alice-alice";
+    let world = DiskWorld::new();
+    let keys =
+        "auth:\n  keys:\n    - owner: alice\n      key: sk-tw-alice-alice-alice-alice\n".to_owned();
+    let config = on_disk(&world, &keys);
+    let gateway = Process::start(&config, &[]);
+    let body = response("tokens=60 text=count tbt=50ms");
+    let request = post(&gateway, "/v1/streams", &body).header("authorization", KEY);
+    let mut stream = request.send().await;
+    stream.until("\" t5\"").await;
+    drop(gateway);
+    let gateway = Process::start(&config, &[]);
+    let mut rows = Vec::new();
+    eventually("the usage", async || {
+        let usage = Request::new(gateway.address, "GET", "/v1/usage?by=owner")
+            .header("authorization", KEY);
+        rows = usage.answer().await.json()["data"].as_array().unwrap().clone();
+        !rows.is_empty()
+    })
+    .await;
+    // It is settled once, by what the upstream has reported at the end.
+    assert_eq!(rows.len(), 1, "{rows:?}");
+    assert_eq!(rows[0]["output_tokens"], 60, "{rows:?}");
+    assert_eq!(rows[0]["requests"], 1, "{rows:?}");
+}
