@@ -201,6 +201,17 @@ impl Reattachment {
     }
 }
 
+/// Ends an answer at its upstream whose log nobody goes on with.
+pub(crate) async fn cancel_held(
+    upstream: Arc<dyn Upstream>,
+    attachment: Attachment,
+    id: GenerationId,
+) {
+    let origin = AnswerOrigin::attached(attachment);
+    let held = Reattachment::new(upstream, origin, None, Duration::ZERO);
+    Box::new(held).cancel(id).await;
+}
+
 /// Reads a stream until the answer's id is known.
 async fn until_named(
     origin: &AnswerOrigin,
