@@ -412,7 +412,7 @@ fn ask(
         && let Some(name) = upstream.endpoint_name(work.request.endpoint)
         && upstream.reattach_window(name).is_some()
     {
-        held.count_attempts(&mut work.request.asked);
+        held.count_attempts(&mut work.request);
     }
     let timeouts = work.timeouts;
     let reasoning = work.request.reasoning.as_ref();

@@ -16,7 +16,7 @@ use crate::upstream::decode::Flow;
 use crate::upstream::translate::{RecordWriter, Translator};
 use crate::upstream::{
     AnswerOrigin, Asked, AttachRequest, Attachment, OpenError, SecretString, StreamStep,
-    TokenStream, Upstream, UpstreamResponse, may_come_back,
+    TokenStream, Upstream, UpstreamRequest, UpstreamResponse, lasting_headers, may_come_back,
 };
 
 /// The pause after a first attempt that failed, or that gave nothing new. It doubles with each further
@@ -35,6 +35,7 @@ pub(super) struct Reattachment {
     upstream: Arc<dyn Upstream>,
     origin: AnswerOrigin,
     client_key: Option<SecretString>,
+    headers: Arc<[(String, String)]>,
     first_token_timeout: Duration,
     /// When the upstream was asked, or the log was taken over.
     since: Instant,
@@ -70,6 +71,7 @@ impl Reattachment {
             upstream,
             origin,
             client_key,
+            headers: Arc::default(),
             first_token_timeout,
             since: Instant::now(),
             fruitless: 0,
@@ -85,10 +87,12 @@ impl Reattachment {
         &self.origin
     }
 
-    /// Counts the attempts at an upstream that may go on without a connection.
-    pub(super) fn count_attempts(&mut self, asked: &mut Asked) {
-        asked.count();
-        self.asked = asked.clone();
+    /// Counts the attempts of this request at an upstream that may go on without a connection, and
+    /// keeps the headers by which that is asked again.
+    pub(super) fn count_attempts(&mut self, request: &mut UpstreamRequest) {
+        request.asked.count();
+        self.asked = request.asked.clone();
+        self.headers = lasting_headers(&request.headers);
     }
 
     /// Keeps a request whose answer has to be cancelled once it is named.
@@ -132,6 +136,7 @@ impl Reattachment {
         AttachRequest {
             attachment,
             client_key: self.client_key.clone(),
+            headers: self.headers.clone(),
             after: None,
             first_token_timeout: self.first_token_timeout,
         }
@@ -292,7 +297,7 @@ mod tests {
     use crate::model::account::Account;
     use crate::model::id::Owner;
     use crate::model::snapshot::{Api, Meta};
-    use crate::upstream::{Target, UpstreamHead, UpstreamRequest};
+    use crate::upstream::{Target, UpstreamHead};
 
     const WINDOW: Duration = Duration::from_secs(20);
 
