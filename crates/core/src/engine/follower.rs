@@ -20,8 +20,8 @@ use crate::model::event::Failure;
 use crate::request::ChatSettings;
 use crate::upstream::decode::{Flow, SseEvent};
 use crate::upstream::{
-    AttachRequest, OpenError, Reservation, StreamStep, Target, TokenStream, Upstream, UpstreamRequest,
-    UpstreamResponse,
+    AttachRequest, OpenError, Reservation, StreamStep, Target, TokenStream, Upstream,
+    UpstreamRequest, UpstreamResponse,
 };
 
 /// Follows another generation instead of asking the inner upstream.

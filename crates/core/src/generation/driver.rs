@@ -342,6 +342,15 @@ async fn run(
             return None;
         };
         let reusable = matches!(ending, Ending::Completed | Ending::Incomplete { .. });
+        let ending = match ending {
+            // What came with the failure has used up what there was.
+            Ending::Failed(_) if writer.is_used_up() => {
+                translator.end_early();
+                let reason = "max_output_tokens".to_owned();
+                Ending::Incomplete { reason }
+            }
+            ending => ending,
+        };
         finish(writer, records, &mut translator, ending);
         if reusable {
             return Some(stream);
@@ -377,6 +386,9 @@ fn open_again(
     let held = held.as_mut()?;
     // Events that came with the failure belong to the answer.
     writer.append(records).ok()?;
+    if writer.is_used_up() {
+        return None;
+    }
     let attachment = held.attachment(failure)?;
     let generation = writer.generation();
     tracing::info!(generation = %generation.meta().id, code = %failure.code, "the connection to the upstream is lost");
@@ -465,6 +477,9 @@ fn continue_elsewhere(
 ) -> bool {
     // Events that came with the failure are part of the text to continue.
     if writer.append(records).is_err() || writer.is_filtered() {
+        return false;
+    }
+    if writer.is_used_up() {
         return false;
     }
     let generation = writer.generation().clone();
