@@ -53,6 +53,9 @@ struct Plan {
     localities: Vec<u32>,
     continuation: Continuation,
     coalesce: bool,
+    api: Api,
+    /// The endpoint that goes on with its answers without a connection.
+    held: Option<usize>,
 }
 
 impl Plan {
@@ -68,6 +71,8 @@ impl Plan {
             localities: vec![0; endpoints],
             continuation: Continuation::None,
             coalesce: false,
+            api: Api::Chat,
+            held: None,
         }
     }
 
@@ -76,7 +81,7 @@ impl Plan {
         let target = Target {
             model: "m".to_owned(),
             upstream_model: None,
-            api: Api::Chat,
+            api: self.api,
             timeouts: self.timeouts,
             endpoint: 0,
             queued: false,
@@ -108,13 +113,13 @@ impl Plan {
                 let (weight, locality) = (self.weights[index], self.localities[index]);
                 Route {
                     endpoint: Arc::new(endpoint.clone()),
-                    api: Api::Chat,
+                    api: self.api,
                     models,
                     weight,
                     locality,
                     chat: ChatSettings::default(),
                     continuation: self.continuation,
-                    reattach: None,
+                    reattach: (self.held == Some(index)).then_some(seconds(300)),
                     stats,
                 }
             })
@@ -1125,6 +1130,29 @@ async fn slow_endpoint_is_hedged_and_the_loser_is_dropped() {
         ),
         (1, 1)
     );
+}
+
+/// The loser of two would go on without a connection.
+#[tokio::test(start_paused = true)]
+async fn endpoint_that_keeps_its_answers_is_asked_for_no_hedge() {
+    let world = Plan {
+        hedge: Hedge::After(seconds(1)),
+        api: Api::Responses,
+        held: Some(1),
+        localities: vec![0, 1],
+        ..Plan::of(2)
+    }
+    .build();
+    let started = world.test.start(r#"{"model":"m","input":"x","stream":true}"#);
+    let (endpoint, call) = world.call().await;
+    assert_eq!(endpoint, 0);
+    tokio::time::sleep(seconds(5)).await;
+    assert_eq!(world.waiting(), 0);
+    assert_eq!(world.stats[1].counters.hedges.get(), 0);
+    call.answer(UpstreamHead::default());
+    call.data(r#"{"type":"response.completed","response":{"id":"r","object":"response","status":"completed","output":[]}}"#);
+    call.end(BodyEnd::Clean);
+    ended(&started, "completed", None).await;
 }
 
 #[tokio::test(start_paused = true)]

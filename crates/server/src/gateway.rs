@@ -28,7 +28,7 @@ use crate::config::schema::Config;
 use crate::descriptors::refuse_without_descriptors;
 use crate::drain::{Drain, Signals};
 use crate::health_check::check_upstreams;
-use crate::limits::Limits;
+use crate::limits::{Limits, Unsettled};
 use crate::listeners::{Inherited, Listeners, Sockets, handover_path};
 use crate::metrics::{
     Clients, ConfigReloads, Deliveries, Exports, Format, Metrics, Nodes, Reloads, Storage,
@@ -70,6 +70,8 @@ pub struct Gateway {
     reloader: Arc<Reloader>,
     /// Streams of an earlier process that are not ended yet.
     unfinished: Vec<GenerationId>,
+    /// Answers of an earlier process whose usage is not settled yet.
+    unsettled: Vec<Unsettled>,
     /// Answer other processes: those on the same store, and other nodes.
     peers: Vec<tokenwire_peer::Server>,
     /// Sends traces and metrics, where that is configured.
@@ -136,9 +138,8 @@ impl Gateway {
         let records = delivery_records(store, shared.cluster.as_ref());
         let unfinished = records
             .map(|records| storage::recover(store, records, &shared.engine, &shared.webhooks));
-        if let Some(store) = store {
-            storage::recover_usage(store, &shared.engine, &shared.limits);
-        }
+        let unsettled =
+            store.map(|store| storage::recover_usage(store, &shared.engine, &shared.limits));
         if let Some(simulator) = &simulator {
             let account = shared.engine.account().clone();
             simulator.runtime().spawn(return_memory(account));
@@ -181,6 +182,7 @@ impl Gateway {
             shared,
             reloader,
             unfinished: unfinished.unwrap_or_default(),
+            unsettled: unsettled.unwrap_or_default(),
             peers,
             exporter,
             _simulator: simulator,
@@ -232,6 +234,7 @@ impl Gateway {
             shared,
             reloader,
             unfinished,
+            unsettled,
             peers,
             exporter,
             _simulator,
@@ -317,11 +320,15 @@ impl Gateway {
         };
         let drain = tokio::spawn(drain.run(signals));
         let checks = tokio::spawn(check_upstreams(reloader.upstreams()));
-        let ending = tokio::spawn(storage::recover_rest(
-            unfinished,
-            shared.engine.clone(),
-            shared.webhooks.clone(),
-        ));
+        let ending = {
+            let (engine, webhooks) = (shared.engine.clone(), shared.webhooks.clone());
+            let limits = shared.limits.clone();
+            tokio::spawn(async move {
+                storage::recover_rest(unfinished, engine.clone(), webhooks).await;
+                // Afterwards, so that no log is adopted by two tasks at once.
+                storage::settle_rest(unsettled, &engine, &limits).await;
+            })
+        };
         let memory = tokio::spawn(return_memory(shared.engine.account().clone()));
         let keys = shared.auth.clone();
         let revocations = shared.revocations.clone();

@@ -22,7 +22,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::limits::Limits;
-use crate::storage::{end_each, owed, settle_lost};
+use crate::storage::{end_each, owed, settle_lost, settle_rest};
 use crate::time_limit::{START, beside_runtime, within};
 
 /// How often the folders of other processes are looked at.
@@ -111,7 +111,8 @@ impl Neighbours {
                         let limits = limits.clone();
                         tokio::spawn(async move {
                             end_all(ids, &engine, &webhooks).await;
-                            settle_lost(lost, &engine, &limits).await;
+                            let rest = settle_lost(lost, &engine, &limits).await;
+                            settle_rest(rest, &engine, &limits).await;
                         });
                     }
                 }

@@ -133,21 +133,51 @@ pub(crate) fn report_later(generation: Arc<Generation>, webhooks: Webhooks) {
 }
 
 /// Goes on with the usage that earlier processes have counted, and keeps that of this one. To be
-/// called after [`recover`].
-pub(crate) fn recover_usage(store: &Arc<DiskStore>, engine: &SharedEngine, limits: &Limits) {
+/// called after [`recover`]. Returns the answers that could not be settled now.
+pub(crate) fn recover_usage(
+    store: &Arc<DiskStore>,
+    engine: &SharedEngine,
+    limits: &Limits,
+) -> Vec<Unsettled> {
     let earlier = store.entries(USAGE);
     limits.keep_in(Arc::new(StoredUsage(store.clone())), store.tag().as_str());
     let lost = limits.take_over(&earlier);
     // As in `recover`.
-    block_on(unconstrained(settle_lost(lost, engine, limits)));
+    block_on(unconstrained(settle_lost(lost, engine, limits)))
+}
+
+/// Settles answers of lost processes until none is left.
+pub(crate) async fn settle_rest(mut rest: Vec<Unsettled>, engine: &SharedEngine, limits: &Limits) {
+    while !rest.is_empty() {
+        tokio::time::sleep(RETRY).await;
+        rest = settle_lost(rest, engine, limits).await;
+    }
 }
 
 /// Settles answers whose processes died: by the usage that the upstream had reported, else by an
-/// estimate.
-pub(crate) async fn settle_lost(lost: Vec<Unsettled>, engine: &SharedEngine, limits: &Limits) {
+/// estimate. Returns those that have not ended, since their upstream goes on with them, and those that
+/// cannot be read now.
+pub(crate) async fn settle_lost(
+    lost: Vec<Unsettled>,
+    engine: &SharedEngine,
+    limits: &Limits,
+) -> Vec<Unsettled> {
+    let mut rest = Vec::new();
     for answer in lost {
         let found = match answer.id.parse::<GenerationId>() {
-            Ok(id) => engine.adopt(&id).await.ok(),
+            Ok(id) => match engine.adopt(&id).await {
+                Ok(found) if !found.is_over() => {
+                    rest.push(answer);
+                    continue;
+                }
+                Ok(found) => Some(found),
+                Err(error) if error.is_retryable() => {
+                    rest.push(answer);
+                    continue;
+                }
+                // It was not stored, or is gone.
+                Err(_) => None,
+            },
             // Only its request is known.
             Err(_) => None,
         };
@@ -158,6 +188,7 @@ pub(crate) async fn settle_lost(lost: Vec<Unsettled>, engine: &SharedEngine, lim
         });
         limits.settle_lost(&answer, usage, output);
     }
+    rest
 }
 
 /// The prefix of the records of usage.

@@ -100,6 +100,19 @@ async fn logs_are_spread_over_the_nodes_of_a_cluster() {
 }
 
 #[tokio::test]
+async fn transaction_of_a_cluster_stays_one() {
+    let cluster = RedisCluster::start();
+    let client = RedisClient::new(RedisOptions::new(cluster.url())).unwrap();
+    let mut all = redis::pipe();
+    all.atomic();
+    all.hset("tw:revoked", "a", 1).ignore();
+    all.hincr("tw:revoked", "version", 1);
+    assert_eq!(client.pipeline::<(u64,)>(all).await, Ok((1,)));
+    let found = redis::cmd("HGET").arg("tw:revoked").arg("a").to_owned();
+    assert_eq!(client.query::<u64>(found).await, Ok(1));
+}
+
+#[tokio::test]
 async fn writer_goes_on_after_a_failover_that_sentinels_make() {
     let mut watched = WatchedRedis::start();
     let store = store_at(watched.url());

@@ -22,6 +22,8 @@ use crate::upstream::Upstream;
 
 /// The terminal events of generations that are stopped are written within this time.
 const LAST_EVENTS: Duration = Duration::from_secs(1);
+/// With them the answers are cancelled that upstreams go on with, within this time.
+const LAST_CANCELS: Duration = Duration::from_secs(5);
 /// The last records are stored within this time.
 const LAST_BLOCKS: Duration = Duration::from_secs(5);
 
@@ -347,7 +349,7 @@ impl SharedEngine {
     }
 
     /// Refuses new generations, and waits up to `timeout` for the running ones. What then still runs
-    /// ends with a failure. Returns whether all ended by themselves. With a store it then waits for
+    /// ends with a failure, within 1 s, or 5 s where upstreams have to be told. Returns whether all ended by themselves. With a store it then waits for
     /// the last records to be stored, up to 5 s.
     pub async fn drain(&self, timeout: Duration) -> bool {
         let whole = self.drain_tasks(timeout).await;
@@ -390,7 +392,12 @@ impl SharedEngine {
             "the shutdown timeout has passed: ending what still runs"
         );
         self.registry.stop_running();
-        let _ = tokio::time::timeout(LAST_EVENTS, self.tasks.wait()).await;
+        let within = if self.registry.reattach.is_some() {
+            LAST_CANCELS
+        } else {
+            LAST_EVENTS
+        };
+        let _ = tokio::time::timeout(within, self.tasks.wait()).await;
         false
     }
 

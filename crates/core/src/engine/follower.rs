@@ -4,7 +4,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
+use bytes::Bytes;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
@@ -18,8 +20,8 @@ use crate::model::event::Failure;
 use crate::request::ChatSettings;
 use crate::upstream::decode::{Flow, SseEvent};
 use crate::upstream::{
-    OpenError, Reservation, StreamStep, Target, TokenStream, Upstream, UpstreamRequest,
-    UpstreamResponse,
+    AttachRequest, OpenError, Reservation, StreamStep, Target, TokenStream, Upstream,
+    UpstreamRequest, UpstreamResponse,
 };
 
 /// Follows another generation instead of asking the inner upstream.
@@ -74,6 +76,31 @@ impl Upstream for Follower {
         self.inner.route(model, client_key)
     }
 
+    fn route_to(
+        &self,
+        model: Option<&str>,
+        client_key: Option<&SecretString>,
+        credential: &str,
+    ) -> Result<Target, ApiError> {
+        self.inner.route_to(model, client_key, credential)
+    }
+
+    fn credential(&self, endpoint: usize, client_key: Option<&SecretString>) -> Option<String> {
+        self.inner.credential(endpoint, client_key)
+    }
+
+    fn may_encrypt(&self, endpoint: usize, model: &str) -> bool {
+        self.inner.may_encrypt(endpoint, model)
+    }
+
+    fn relay(
+        &self,
+        request: UpstreamRequest,
+        path: &'static str,
+    ) -> BoxFuture<'static, Result<Bytes, OpenError>> {
+        self.inner.relay(request, path)
+    }
+
     fn endpoint_name(&self, endpoint: usize) -> Option<&str> {
         self.inner.endpoint_name(endpoint)
     }
@@ -84,6 +111,25 @@ impl Upstream for Follower {
 
     fn chat_settings_vary(&self) -> bool {
         self.inner.chat_settings_vary()
+    }
+
+    fn reattach_window(&self, endpoint: &str) -> Option<Duration> {
+        self.inner.reattach_window(endpoint)
+    }
+
+    fn endpoint_index(&self, name: &str) -> Option<usize> {
+        self.inner.endpoint_index(name)
+    }
+
+    fn attach(
+        &self,
+        request: AttachRequest,
+    ) -> BoxFuture<'static, Result<UpstreamResponse, OpenError>> {
+        self.inner.attach(request)
+    }
+
+    fn cancel(&self, request: AttachRequest) -> BoxFuture<'static, Result<(), OpenError>> {
+        self.inner.cancel(request)
     }
 
     fn open(

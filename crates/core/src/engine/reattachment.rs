@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::Engine;
 use super::observer::{Observation, Observers};
-use crate::generation::{self, Generation, Source, Writer, drive};
+use crate::generation::{self, Generation, Source, Writer, cancel_held, drive};
 use crate::log::{Epoch, LogStore};
 use crate::model::snapshot::Api;
 use crate::upstream::translate::RecordWriter;
@@ -90,35 +90,45 @@ impl Engine {
     }
 
     fn go_on(&self, adopted: Adopted) {
+        if let Some(adopted) = self.run_adopted(adopted) {
+            let id = adopted.generation.meta().id.clone();
+            let cancel = cancel_held(self.upstream.clone(), adopted.attachment, id);
+            self.tasks.spawn(Box::pin(cancel));
+        }
+    }
+
+    /// Has a task write what follows. Returns the log if there is none and its end is made, so that its
+    /// upstream works for nobody.
+    fn run_adopted(&self, adopted: Adopted) -> Option<Adopted> {
+        let tail = adopted.generation.tail();
+        let Some(end) = tail.ok().filter(|tail| !tail.sealed).map(|tail| tail.next) else {
+            return Some(adopted);
+        };
+        if adopted.runs.is_closed() {
+            // The adoption was given up. The next one goes on with the log, or ends it.
+            return None;
+        }
+        let meta = adopted.generation.meta();
+        let Ok(target) = self.upstream.route(Some(&meta.model), None) else {
+            return Some(adopted);
+        };
+        let window = self.upstream.reattach_window(&adopted.attachment.upstream);
+        let own = self.persistence.as_ref();
+        let own = own.filter(|own| Arc::ptr_eq(own.store(), &adopted.store));
+        if window.is_none() || (own.is_none() && self.replica.is_none()) {
+            return Some(adopted);
+        }
+        let Ok(permit) = self.registry.admit() else {
+            return Some(adopted);
+        };
         let Adopted {
             generation,
             epoch,
             attachment,
-            store,
+            store: _,
             runs,
         } = adopted;
         let meta = generation.meta();
-        let Ok(target) = self.upstream.route(Some(&meta.model), None) else {
-            return;
-        };
-        if self
-            .upstream
-            .reattach_window(&attachment.upstream)
-            .is_none()
-        {
-            return;
-        }
-        let Ok(permit) = self.registry.admit() else {
-            return;
-        };
-        let Ok(end) = generation.tail().map(|tail| tail.next) else {
-            return;
-        };
-        let own = self.persistence.as_ref();
-        let own = own.filter(|own| Arc::ptr_eq(own.store(), &store));
-        if own.is_none() && self.replica.is_none() {
-            return;
-        }
         let mut writer = Writer::in_epoch(generation.clone(), epoch);
         match (own, &self.replica) {
             (Some(own), _) => own.go_on(&mut writer, end),
@@ -167,5 +177,6 @@ impl Engine {
             }
         }));
         let _ = runs.send(());
+        None
     }
 }

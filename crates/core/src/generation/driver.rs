@@ -342,6 +342,15 @@ async fn run(
             return None;
         };
         let reusable = matches!(ending, Ending::Completed | Ending::Incomplete { .. });
+        let ending = match ending {
+            // What came with the failure has used up what there was.
+            Ending::Failed(_) if writer.is_used_up() => {
+                translator.end_early();
+                let reason = "max_output_tokens".to_owned();
+                Ending::Incomplete { reason }
+            }
+            ending => ending,
+        };
         finish(writer, records, &mut translator, ending);
         if reusable {
             return Some(stream);
@@ -377,11 +386,13 @@ fn open_again(
     let held = held.as_mut()?;
     // Events that came with the failure belong to the answer.
     writer.append(records).ok()?;
-    held.note_end(writer.generation().tail().ok()?.next);
+    if writer.is_used_up() {
+        return None;
+    }
     let attachment = held.attachment(failure)?;
-    let id = &writer.generation().meta().id;
-    tracing::info!(generation = %id, code = %failure.code, "the connection to the upstream is lost");
-    Some(held.open(id, attachment))
+    let generation = writer.generation();
+    tracing::info!(generation = %generation.meta().id, code = %failure.code, "the connection to the upstream is lost");
+    Some(held.open(generation, attachment))
 }
 
 /// Begins to ask the upstream. The request is kept no longer than that.
@@ -395,7 +406,7 @@ fn ask(
         (Source::Asked(work), _) => work,
         (Source::Adopted(adopted), held) => {
             let origin = held.as_ref().map(|held| held.origin().clone());
-            let opening = held.map(|held| held.open(&generation.meta().id, adopted.attachment));
+            let opening = held.map(|held| held.open(generation, adopted.attachment));
             let terms = TranslatorTerms {
                 choices: 1,
                 previous_response_id: adopted.previous_response_id,
@@ -413,7 +424,7 @@ fn ask(
         && let Some(name) = upstream.endpoint_name(work.request.endpoint)
         && upstream.reattach_window(name).is_some()
     {
-        held.count_attempts(&mut work.request.asked);
+        held.count_attempts(&mut work.request);
     }
     let timeouts = work.timeouts;
     let reasoning = work.request.reasoning.as_ref();
@@ -466,6 +477,9 @@ fn continue_elsewhere(
 ) -> bool {
     // Events that came with the failure are part of the text to continue.
     if writer.append(records).is_err() || writer.is_filtered() {
+        return false;
+    }
+    if writer.is_used_up() {
         return false;
     }
     let generation = writer.generation().clone();

@@ -44,6 +44,7 @@ pub use driver::Work;
 pub(crate) use driver::{Adopted, Source, drive};
 pub use holdings::Holdings;
 pub use output_meter::OutputMeter;
+pub(crate) use reattach::cancel_held;
 pub(crate) use remote_writer::{RemoteWriter, Wanted};
 pub use response_head::ResponseHead;
 pub use shared_pieces::SharedPieces;

@@ -8,23 +8,23 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::Generation;
 use crate::model::error::{ApiError, ErrorCode};
 use crate::model::event::Failure;
-use crate::model::id::{GenerationId, Seq};
+use crate::model::id::GenerationId;
 use crate::upstream::decode::Flow;
 use crate::upstream::translate::{RecordWriter, Translator};
 use crate::upstream::{
     AnswerOrigin, Asked, AttachRequest, Attachment, OpenError, SecretString, StreamStep,
-    TokenStream, Upstream, UpstreamResponse, may_come_back,
+    TokenStream, Upstream, UpstreamRequest, UpstreamResponse, lasting_headers, may_come_back,
 };
 
-/// The pause after a first attempt that failed. It doubles with each further one.
+/// The pause after a first attempt that failed, or that gave nothing new. It doubles with each further
+/// one.
 const PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// How long an upstream has for the head of its answer.
 const HEAD: Duration = Duration::from_secs(15);
-/// How often an answer is read again without anything new in between.
-const FRUITLESS: u32 = 4;
 /// How long an upstream has to name an answer that is to be cancelled.
 const NAME: Duration = Duration::from_secs(10);
 /// How often an upstream is asked to cancel.
@@ -35,13 +35,16 @@ pub(super) struct Reattachment {
     upstream: Arc<dyn Upstream>,
     origin: AnswerOrigin,
     client_key: Option<SecretString>,
+    headers: Arc<[(String, String)]>,
     first_token_timeout: Duration,
     /// When the upstream was asked, or the log was taken over.
     since: Instant,
-    /// Attempts since the last record.
+    /// Openings since the last delta.
     fruitless: u32,
-    /// Where the log ended at the last attempt.
-    end: Option<Seq>,
+    /// When the last delta was known, no earlier than `since`.
+    progressed: Instant,
+    /// The deltas of the log at the last opening.
+    deltas: Option<u64>,
     /// Counts the requests that were sent.
     asked: Asked,
     /// The request, if it was given up before the upstream named its answer.
@@ -68,10 +71,12 @@ impl Reattachment {
             upstream,
             origin,
             client_key,
+            headers: Arc::default(),
             first_token_timeout,
             since: Instant::now(),
             fruitless: 0,
-            end: None,
+            progressed: Instant::now(),
+            deltas: None,
             asked: Asked::default(),
             left: None,
         }
@@ -82,10 +87,12 @@ impl Reattachment {
         &self.origin
     }
 
-    /// Counts the attempts at an upstream that may go on without a connection.
-    pub(super) fn count_attempts(&mut self, asked: &mut Asked) {
-        asked.count();
-        self.asked = asked.clone();
+    /// Counts the attempts of this request at an upstream that may go on without a connection, and
+    /// keeps the headers by which that is asked again.
+    pub(super) fn count_attempts(&mut self, request: &mut UpstreamRequest) {
+        request.asked.count();
+        self.asked = request.asked.clone();
+        self.headers = lasting_headers(&request.headers);
     }
 
     /// Keeps a request whose answer has to be cancelled once it is named.
@@ -104,38 +111,57 @@ impl Reattachment {
 
     /// What the upstream goes on with, if the stream that failed like this is worth another read.
     pub(super) fn attachment(&self, failure: &Failure) -> Option<Attachment> {
-        if failure.code == ErrorCode::ProducerLost.as_str() || self.fruitless >= FRUITLESS {
+        if failure.code == ErrorCode::ProducerLost.as_str() {
             return None;
         }
         self.origin.attachment()
     }
 
-    /// Notes where the log ends. One that has grown since the last attempt is worth another one.
-    pub(super) fn note_end(&mut self, end: Seq) {
-        if self.end.replace(end) != Some(end) {
+    /// Notes how far the answer has come: what has no delta is no progress. Returns the pause before
+    /// the next opening.
+    fn pause(&mut self, deltas: u64) -> Duration {
+        if self.deltas.replace(deltas) != Some(deltas) {
             self.fruitless = 0;
+            self.progressed = Instant::now();
         }
+        let pause = match self.fruitless {
+            0 => Duration::ZERO,
+            before => PAUSE.saturating_mul(1 << (before - 1).min(10)),
+        };
+        self.fruitless = self.fruitless.saturating_add(1);
+        pause.min(LONGEST_PAUSE)
     }
 
     fn request(&self, attachment: Attachment) -> AttachRequest {
         AttachRequest {
             attachment,
             client_key: self.client_key.clone(),
+            headers: self.headers.clone(),
             after: None,
             first_token_timeout: self.first_token_timeout,
         }
     }
 
     /// Asks for the answer again, until the upstream gives it or says that it does not any more. Tries
-    /// for as long as the answer can be asked for.
+    /// for as long as the answer can be asked for. An answer that has got no delta since it was asked
+    /// for last is asked for after a pause, and for no longer than that.
     ///
     /// # Errors
     /// [`ErrorCode::ProducerLost`].
-    pub(super) fn open(&mut self, id: &GenerationId, attachment: Attachment) -> Opening {
-        self.fruitless += 1;
-        let (upstream, since) = (self.upstream.clone(), self.since);
-        let (id, request) = (id.clone(), self.request(attachment));
+    pub(super) fn open(&mut self, generation: &Generation, attachment: Attachment) -> Opening {
+        let pause = self.pause(generation.progress().1);
+        let (upstream, since, progressed) = (self.upstream.clone(), self.since, self.progressed);
+        let (id, request) = (generation.meta().id.clone(), self.request(attachment));
         async move {
+            if !pause.is_zero() {
+                let window = upstream.reattach_window(&request.attachment.upstream);
+                if window.is_some_and(|window| progressed.elapsed() + pause >= window) {
+                    let message =
+                        "The connection was lost, and the upstream gives nothing new of the answer.";
+                    return Err(OpenError::Failed(lost(message)));
+                }
+                sleep(pause.mul_f64(rand::random_range(0.5..1.0))).await;
+            }
             let opened = open(&*upstream, &id, request, since).await;
             opened.map_err(OpenError::Failed)
         }
@@ -178,6 +204,17 @@ impl Reattachment {
             }
         }
     }
+}
+
+/// Ends an answer at its upstream whose log nobody goes on with.
+pub(crate) async fn cancel_held(
+    upstream: Arc<dyn Upstream>,
+    attachment: Attachment,
+    id: GenerationId,
+) {
+    let origin = AnswerOrigin::attached(attachment);
+    let held = Reattachment::new(upstream, origin, None, Duration::ZERO);
+    Box::new(held).cancel(id).await;
 }
 
 /// Reads a stream until the answer's id is known.
@@ -248,4 +285,105 @@ async fn open(
 
 fn lost(message: &str) -> ApiError {
     ApiError::new(ErrorCode::ProducerLost, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+    use crate::generation::Holdings;
+    use crate::log::{LogHeader, LogLimits, LogTail};
+    use crate::model::account::Account;
+    use crate::model::id::Owner;
+    use crate::model::snapshot::{Api, Meta};
+    use crate::upstream::{Target, UpstreamHead};
+
+    const WINDOW: Duration = Duration::from_secs(20);
+
+    /// Gives the answer each time it is asked.
+    #[derive(Debug, Default)]
+    struct Giving(AtomicU32);
+
+    impl Upstream for Giving {
+        fn route(&self, _: Option<&str>, _: Option<&SecretString>) -> Result<Target, ApiError> {
+            Err(lost("not routed"))
+        }
+
+        fn reattach_window(&self, _: &str) -> Option<Duration> {
+            Some(WINDOW)
+        }
+
+        fn attach(
+            &self,
+            _: AttachRequest,
+        ) -> BoxFuture<'static, Result<UpstreamResponse, OpenError>> {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            let opened = UpstreamResponse {
+                head: UpstreamHead::default(),
+                stream: Box::new(Silent),
+            };
+            std::future::ready(Ok(opened)).boxed()
+        }
+
+        fn open(
+            &self,
+            _: UpstreamRequest,
+        ) -> BoxFuture<'static, Result<UpstreamResponse, OpenError>> {
+            std::future::ready(Err(OpenError::Failed(lost("not opened")))).boxed()
+        }
+    }
+
+    struct Silent;
+
+    impl TokenStream for Silent {
+        fn poll_events(
+            &mut self,
+            _: &mut std::task::Context<'_>,
+            _: &mut dyn FnMut(crate::upstream::decode::SseEvent<'_>) -> Flow,
+        ) -> Poll<StreamStep> {
+            Poll::Pending
+        }
+    }
+
+    fn generation() -> Arc<Generation> {
+        let limits = LogLimits {
+            bytes: 1 << 20,
+            events: 1 << 10,
+        };
+        let log = Arc::new(LogTail::new(limits, Account::default()));
+        let meta = Meta {
+            id: GenerationId::random(),
+            owner: Owner::Anonymous,
+            created_at: 0,
+            model: "model".to_owned(),
+            request_fields: "".into(),
+            api: Api::Responses,
+            background: true,
+            store: true,
+            include_usage: false,
+        };
+        let header = Arc::new(LogHeader::new(meta, "scripted"));
+        Generation::new(header, log, Duration::ZERO, Holdings::uncounted())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn answer_without_anything_new_is_asked_for_with_pauses_until_its_window_has_passed() {
+        let (upstream, generation) = (Arc::new(Giving::default()), generation());
+        let attachment = Attachment::new("held", "resp_1").unwrap();
+        let origin = AnswerOrigin::attached(attachment.clone());
+        let mut held = Reattachment::new(upstream.clone(), origin, None, Duration::ZERO);
+        let asked = Instant::now();
+        let error = loop {
+            match held.open(&generation, attachment.clone()).await {
+                Ok(_) => assert!(asked.elapsed() < WINDOW),
+                Err(error) => break error.to_api_error(),
+            }
+        };
+        assert!(error.is(ErrorCode::ProducerLost), "{error:?}");
+        assert!(asked.elapsed() + LONGEST_PAUSE >= WINDOW);
+        // Five pauses grow to the longest one, of which at least half is waited for.
+        let times = upstream.0.load(Ordering::Relaxed);
+        assert!((8..=26).contains(&times), "{times}");
+    }
 }

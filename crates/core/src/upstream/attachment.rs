@@ -8,6 +8,7 @@
 //! log.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -18,9 +19,13 @@ use super::{OpenError, UpstreamRequest};
 use crate::model::include::PRIVATE;
 use crate::model::json::{Members, quoted};
 use crate::model::snapshot::Api;
+use crate::model::trace::{TRACEPARENT, TRACESTATE};
 
 /// The longest id of an upstream's response, in bytes.
 const LONGEST_ID: usize = 256;
+
+/// Forwarded headers that belong to one request.
+const OF_ONE_REQUEST: &[&str] = &[TRACEPARENT, TRACESTATE, "baggage", "x-request-id"];
 
 /// What a response is asked for by: the upstream that writes it, and its id there.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,6 +66,12 @@ impl Attachment {
     }
 }
 
+/// Returns the headers of a request by which its answer can be asked for again.
+pub(crate) fn lasting_headers(headers: &[(String, String)]) -> Arc<[(String, String)]> {
+    let lasts = |(name, _): &&(String, String)| !OF_ONE_REQUEST.contains(&name.as_str());
+    headers.iter().filter(lasts).cloned().collect()
+}
+
 /// Whether the answer to this request goes on at the upstream without a connection.
 pub(super) fn is_held(route: &Route, request: &UpstreamRequest) -> bool {
     request.reattach && route.api == Api::Responses && route.reattach.is_some()
@@ -90,6 +101,9 @@ pub struct AttachRequest {
     pub attachment: Attachment,
     /// The client's own key, if the response was started with it.
     pub client_key: Option<SecretString>,
+    /// The forwarded request headers that the response was started with, without those of its trace:
+    /// they may say whose it is. None where another process started it.
+    pub headers: Arc<[(String, String)]>,
     /// The number of the upstream's last event that is known; `None` reads from the first one.
     pub after: Option<u64>,
     /// Time after which a missing first event counts as a failure of the endpoint; zero: never.

@@ -140,6 +140,8 @@ impl Failover {
                 .router
                 .routes()
                 .get(choice.endpoint)
+                // As in `hedge_delay`.
+                .filter(|route| !attachment::is_held(route, &request))
                 .filter(|_| self.router.options().budget.try_acquire())?;
             route.stats.counters.hedges.add();
             Some(hedge(route, request))

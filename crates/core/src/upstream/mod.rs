@@ -52,8 +52,8 @@ pub mod translate;
 mod transport_error;
 
 pub use asked::Asked;
-pub(crate) use attachment::may_come_back;
 pub use attachment::{AttachRequest, Attachment};
+pub(crate) use attachment::{lasting_headers, may_come_back};
 pub use attempt_trace::{AttemptObserver, AttemptOutcome, EndedAttempt, RequestTrace};
 pub use breaker::{Breaker, BreakerPolicy, BreakerState};
 pub use concurrency_limit::{ConcurrencyLimit, ConcurrencyPolicy};

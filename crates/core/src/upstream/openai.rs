@@ -329,7 +329,8 @@ impl Inner {
         if let Some(after) = request.after {
             path.push_str(&format!("&starting_after={after}"));
         }
-        let (headers, has_client_key) = self.keyed_headers(&[], request.client_key.as_ref());
+        let (headers, has_client_key) =
+            self.keyed_headers(&request.headers, request.client_key.as_ref());
         let mut headers = headers.into_owned();
         headers.remove(CONTENT_TYPE);
         let sent = self.client.get(self.config.url(&path)).headers(headers);
@@ -344,7 +345,8 @@ impl Inner {
     /// Ends a response.
     async fn cancel(&self, request: &AttachRequest) -> Result<(), OpenError> {
         let path = format!("/responses/{}/cancel", request.attachment.id);
-        let (headers, has_client_key) = self.keyed_headers(&[], request.client_key.as_ref());
+        let (headers, has_client_key) =
+            self.keyed_headers(&request.headers, request.client_key.as_ref());
         let sent = self
             .client
             .post(self.config.url(&path))

@@ -166,26 +166,33 @@ impl Revocations {
     /// Revokes what these entries name, here when it returns and at other nodes within a second.
     ///
     /// # Errors
-    /// `store_unavailable` if it cannot be kept.
+    /// `store_unavailable` if one of them cannot be kept. The others are revoked.
     pub(super) async fn add(
         &self,
         entries: Vec<Entry>,
         keys: Option<&dyn RevocableKeys>,
     ) -> Result<(), ApiError> {
+        let mut result = Ok(());
         for entry in entries {
-            let over = {
-                let mut list = self.list.write();
-                let over = list.remove_over(unix_now(), self.longest);
-                if list.len() >= MAX_ENTRIES {
-                    let message = "More is revoked than the gateway can keep. Change the keys, or auth.tickets.secret.";
-                    return Err(ApiError::new(ErrorCode::StoreUnavailable, message));
-                }
-                over
-            };
-            self.keep(&entry, &over).await?;
-            self.list.write().add(entry);
+            let added = self.add_one(entry).await;
+            result = result.and(added);
         }
         self.apply(keys).await;
+        result
+    }
+
+    async fn add_one(&self, entry: Entry) -> Result<(), ApiError> {
+        let over = {
+            let mut list = self.list.write();
+            let over = list.remove_over(unix_now(), self.longest);
+            if list.len() >= MAX_ENTRIES {
+                let message = "More is revoked than the gateway can keep. Change the keys, or auth.tickets.secret.";
+                return Err(ApiError::new(ErrorCode::StoreUnavailable, message));
+            }
+            over
+        };
+        self.keep(&entry, &over).await?;
+        self.list.write().add(entry);
         Ok(())
     }
 
@@ -331,6 +338,47 @@ mod tests {
         assert!(all.hold("a", holder("a")).is_none());
         drop((one, again));
         assert!(all.hold("a", holder("a")).is_none());
+    }
+
+    /// Nodes that keep all but one entry.
+    #[derive(Debug)]
+    struct AllBut(&'static str);
+
+    impl SharedRevocations for AllBut {
+        fn add<'a>(
+            &'a self,
+            field: &'a str,
+            _: u64,
+            _: &'a [String],
+        ) -> BoxFuture<'a, Result<(), ApiError>> {
+            let kept = if field.contains(self.0) {
+                Err(ApiError::new(ErrorCode::StoreUnavailable, "not kept"))
+            } else {
+                Ok(())
+            };
+            Box::pin(std::future::ready(kept))
+        }
+
+        fn version(&self) -> BoxFuture<'_, Result<u64, ApiError>> {
+            Box::pin(std::future::ready(Ok(0)))
+        }
+
+        fn entries(&self) -> BoxFuture<'_, Result<HashMap<String, u64>, ApiError>> {
+            Box::pin(std::future::ready(Ok(HashMap::new())))
+        }
+    }
+
+    #[tokio::test]
+    async fn entry_that_is_not_kept_leaves_no_other_undone() {
+        let all = Revocations {
+            beyond: Beyond::Nodes(Arc::new(AllBut("lost"))),
+            ..Revocations::default()
+        };
+        let later = all.hold("later", holder("later")).unwrap();
+        let until = unix_now() + 60;
+        let entries = vec![Entry::ticket("lost", until), Entry::ticket("later", until)];
+        assert!(all.add(entries, None).await.is_err());
+        assert!(later.is_revoked());
     }
 
     #[tokio::test]

@@ -1,7 +1,9 @@
 //! Webhooks that are owed, where another node finds them once this one is lost.
 //!
 //! `tw:{webhooks}:<tag>` has the records of a process. A node that finds it lost moves them to its own
-//! in one step, so that one node goes on with them.
+//! in one step, so that one node goes on with them. Until that node has them they are at
+//! `tw:{webhooks}:<tag>:taken:<new tag>` as well: the client of a Redis Cluster repeats a call whose
+//! connection is lost.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -23,14 +25,21 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// Records in one request.
 const AT_ONCE: usize = 256;
 
-/// KEYS: the records of a lost process, and those of this one. ARGV: seconds that they are kept.
+/// KEYS: the records of a lost process, those of this one, and what this one has taken and may not have
+/// got. ARGV: seconds that they are kept. Returns all that was taken.
 static TAKE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "local all = redis.call('HGETALL', KEYS[1])
-         for i = 1, #all, 2 do redis.call('HSET', KEYS[2], all[i], all[i + 1]) end
-         if #all > 0 then redis.call('EXPIRE', KEYS[2], ARGV[1]) end
+         for i = 1, #all, 2 do
+           redis.call('HSET', KEYS[2], all[i], all[i + 1])
+           redis.call('HSET', KEYS[3], all[i], all[i + 1])
+         end
+         if #all > 0 then
+           redis.call('EXPIRE', KEYS[2], ARGV[1])
+           redis.call('EXPIRE', KEYS[3], ARGV[1])
+         end
          redis.call('DEL', KEYS[1])
-         return all",
+         return redis.call('HGETALL', KEYS[3])",
     )
 });
 
@@ -163,13 +172,50 @@ impl Cluster {
         tag: &str,
     ) -> Result<Vec<(String, Vec<u8>)>, RedisError> {
         let (theirs, own) = (self.webhooks_of(tag), self.webhooks_of(self.tag.as_str()));
+        let held = format!("{theirs}:taken:{}", self.tag);
+        let known = held.clone();
         let taken: Vec<(String, Vec<u8>)> = self
             .redis
             .script(&TAKE, move |script| {
-                script.key(theirs).key(own).arg(KEPT_S);
+                script.key(theirs).key(own).key(known).arg(KEPT_S);
             })
             .await?;
         self.deliveries.own.lock().extend(taken.iter().cloned());
+        if !taken.is_empty() {
+            let got = cmd("DEL").arg(held).to_owned();
+            if let Err(error) = self.redis.query::<u64>(got).await {
+                tracing::debug!(%error, "webhooks that were taken are taken again");
+            }
+        }
         Ok(taken)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokenwire_store::redis::{RedisClient, RedisOptions};
+    use tokenwire_testkit::RedisServer;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn records_are_given_again_until_they_are_held() {
+        let server = RedisServer::start();
+        let redis = RedisClient::new(RedisOptions::new(server.url())).unwrap();
+        server.command(&["HSET", "tw:{webhooks}:lost", "event", "owed"]);
+        let take = async || -> Vec<(String, Vec<u8>)> {
+            let taken = redis.script(&TAKE, |script| {
+                script.key("tw:{webhooks}:lost").key("tw:{webhooks}:own");
+                script.key("tw:{webhooks}:lost:taken:own").arg(KEPT_S);
+            });
+            taken.await.unwrap()
+        };
+        let owed = [("event".to_owned(), b"owed".to_vec())];
+        assert_eq!(take().await, owed);
+        assert_eq!(take().await, owed);
+        server.command(&["DEL", "tw:{webhooks}:lost:taken:own"]);
+        assert_eq!(take().await, []);
+        let own = server.command(&["HGET", "tw:{webhooks}:own", "event"]);
+        assert_eq!(own, "owed");
     }
 }

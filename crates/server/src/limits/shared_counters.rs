@@ -11,7 +11,8 @@
 //!
 //! The slots of a node that is lost are free once its lease has lapsed. `usage:<day>` has the rows of
 //! `/v1/usage`. `running:<tag>` has the answers that a node writes, so that another one settles them if
-//! it is lost; `nodes` has the tags. All keys are in one slot of a Redis Cluster.
+//! it is lost; `nodes` has the tags. `admitted:<call>` has the reply to an admission for 5 s. All keys
+//! are in one slot of a Redis Cluster, whose client repeats a call when its connection is lost.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, LazyLock};
@@ -38,6 +39,8 @@ const KEPT: Duration = Duration::from_secs(40 * 24 * 60 * 60);
 const USAGE_KEPT: Duration = Duration::from_secs(70 * 24 * 60 * 60);
 /// How long it is known that an answer was settled.
 const SETTLED_KEPT: Duration = Duration::from_secs(24 * 60 * 60);
+/// How long the reply to an admission is kept: a Redis Cluster repeats a call no later than that.
+const REPEATED_WITHIN: Duration = Duration::from_secs(5);
 /// Settlements that wait for Redis to come back.
 const MAX_WAITING: usize = 100_000;
 /// Arguments of a script that are those of one key or owner.
@@ -70,13 +73,22 @@ local function time_of(limit, count) return math.floor(count * 60000000 / limit)
 ";
 
 /// Admits a request if all its parties have room. Returns why not, the party, how long to wait, and
-/// for each party what is used.
+/// for each party what is used. The last key has the reply to this call once it is admitted: one that is
+/// repeated, since its connection was lost, is admitted once.
 static ADMIT: LazyLock<Script> = LazyLock::new(|| {
     let body = "
+local admitted, last = KEYS[#KEYS], #KEYS - 1
+local before = redis.call('GET', admitted)
+if before then
+  local reply = {}
+  for word in string.gmatch(before, '%S+') do reply[#reply + 1] = word end
+  return reply
+end
 local tag, lease = ARGV[1], tonumber(ARGV[2])
 local tokens, cost, day, month = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 local why, party, wait, parties = 'ok', 0, 0, {}
-for i, key in ipairs(KEYS) do
+for i = 1, last do
+  local key = KEYS[i]
   local at = 6 + (i - 1) * 5
   local limit = {}
   for j = 1, 5 do limit[j] = tonumber(ARGV[at + j]) end
@@ -106,7 +118,8 @@ for i, key in ipairs(KEYS) do
   end
 end
 local result = {why, tostring(party), string.format('%.0f', wait)}
-for i, key in ipairs(KEYS) do
+for i = 1, last do
+  local key = KEYS[i]
   local limit, requests, used, today, of_day, of_month, held = unpack(parties[i])
   if why == 'ok' then
     if limit[1] >= 0 then requests = requests + time_of(limit[1], 1) end
@@ -124,6 +137,7 @@ for i, key in ipairs(KEYS) do
     result[#result + 1] = string.format('%.0f', value)
   end
 end
+if why == 'ok' then redis.call('SET', admitted, table.concat(result, ' '), 'PX', REPEATED) end
 return result";
     Script::new(&format!("{COMMON}{}", with_times(body)))
 });
@@ -200,6 +214,7 @@ fn with_times(body: &str) -> String {
     body.replace("KEPT", &millis(KEPT))
         .replace("USAGE", &millis(USAGE_KEPT))
         .replace("SETTLED", &millis(SETTLED_KEPT))
+        .replace("REPEATED", &millis(REPEATED_WITHIN))
 }
 
 /// The counters of all nodes.
@@ -354,7 +369,12 @@ impl SharedCounters {
         at: Moment,
     ) -> Result<Reply, RedisError> {
         let count = parties.iter().count();
-        let keys: Vec<String> = parties.iter().map(|party| self.key_of(&party.id)).collect();
+        let mut keys: Vec<String> = parties.iter().map(|party| self.key_of(&party.id)).collect();
+        let call = rand::random::<u128>();
+        keys.push(
+            self.redis
+                .key(format_args!("{{limits}}:admitted:{call:032x}")),
+        );
         let limits: Vec<i64> = parties
             .iter()
             .flat_map(|party| arguments(&party.limits))
@@ -562,4 +582,42 @@ fn parsed(reply: &[String], parties: usize) -> Reply {
         }),
     };
     (used.collect(), room)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokenwire_store::redis::RedisOptions;
+    use tokenwire_testkit::RedisServer;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn call_that_is_repeated_is_admitted_once() {
+        let server = RedisServer::start();
+        let redis = RedisClient::new(RedisOptions::new(server.url())).unwrap();
+        let admit = async |call: &str| -> Vec<String> {
+            let reply = redis.script(&ADMIT, |script| {
+                script.key("tw:{limits}:anonymous");
+                script.key(format!("tw:{{limits}}:admitted:{call}"));
+                script.arg("node").arg(10_000_000).arg(100).arg(0);
+                script.arg(20_000).arg(19_990);
+                // Requests, tokens, streams and budgets.
+                script
+                    .arg(60)
+                    .arg(NO_LIMIT)
+                    .arg(2)
+                    .arg(NO_LIMIT)
+                    .arg(NO_LIMIT);
+            });
+            reply.await.unwrap()
+        };
+        let first = admit("a").await;
+        assert_eq!(first[0], "ok");
+        assert_eq!(admit("a").await, first);
+        let streams = || server.command(&["HGET", "tw:{limits}:anonymous", "streams:node"]);
+        assert_eq!(streams(), "1");
+        assert_eq!(admit("b").await[0], "ok");
+        assert_eq!(streams(), "2");
+        assert_eq!(admit("c").await[0], "streams");
+    }
 }

@@ -127,7 +127,8 @@ async fn resumed(gateway: &Process, id: &str, seen: &[(u64, String)]) -> Vec<(u6
 
 async fn read_through(world: &DiskWorld, steering: &str) -> Vec<(u64, String)> {
     let gateway = Process::start(&on_disk(world, ""), &[]);
-    let request = post(&gateway, "/v1/streams", &response(steering));
+    let request =
+        post(&gateway, "/v1/streams", &response(steering)).header("openai-project", "proj_1");
     events(&patiently("the answer", request.answer()).await.text())
 }
 
@@ -146,6 +147,14 @@ async fn cut_connection_to_the_upstream_costs_no_token() {
         let found = read_through(&world, steering).await;
         expect_whole(&found, 60);
         expect_one_answer(&world.simulator, 1);
+        // What says whose the answer is comes with each request.
+        let project = ("openai-project".to_owned(), "proj_1".to_owned());
+        let requests = world.simulator.requests();
+        let mut requests = requests.iter();
+        let named = requests.all(|request| {
+            !request.path.starts_with("/v1/responses") || request.headers.contains(&project)
+        });
+        assert!(named, "{steering}");
     }
 }
 
@@ -327,4 +336,35 @@ async fn another_gateway_is_such_an_upstream() {
         behind.simulator.stats().open_streams == 0
     })
     .await;
+}
+
+#[tokio::test]
+async fn usage_of_an_answer_that_goes_on_is_that_of_its_end() {
+    const KEY: &str = "Bearer sk-tw-alice-alice-alice-alice";
+    let world = DiskWorld::new();
+    let keys =
+        "auth:\n  keys:\n    - owner: alice\n      key: sk-tw-alice-alice-alice-alice\n".to_owned();
+    let config = on_disk(&world, &keys);
+    let gateway = Process::start(&config, &[]);
+    let body = response("tokens=60 text=count tbt=50ms");
+    let request = post(&gateway, "/v1/streams", &body).header("authorization", KEY);
+    let mut stream = request.send().await;
+    stream.until("\" t5\"").await;
+    drop(gateway);
+    let gateway = Process::start(&config, &[]);
+    let mut rows = Vec::new();
+    eventually("the usage", async || {
+        let usage =
+            Request::new(gateway.address, "GET", "/v1/usage?by=owner").header("authorization", KEY);
+        rows = usage.answer().await.json()["data"]
+            .as_array()
+            .unwrap()
+            .clone();
+        !rows.is_empty()
+    })
+    .await;
+    // It is settled once, by what the upstream has reported at the end.
+    assert_eq!(rows.len(), 1, "{rows:?}");
+    assert_eq!(rows[0]["output_tokens"], 60, "{rows:?}");
+    assert_eq!(rows[0]["requests"], 1, "{rows:?}");
 }

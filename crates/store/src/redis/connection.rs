@@ -36,7 +36,8 @@ enum Source {
     Sentinel(Mutex<SentinelClient>),
 }
 
-/// How often a request to a Redis Cluster is sent on: its slot may have moved.
+/// How often a request to a Redis Cluster is sent on: its slot may have moved. It is also sent again when
+/// its connection is lost, so each command must be one that can be repeated.
 const REDIRECTIONS: u32 = 3;
 
 /// Makes connections, one at a time.

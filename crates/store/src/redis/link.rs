@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use ::redis::aio::{ConnectionLike, MultiplexedConnection};
 use ::redis::cluster_async::ClusterConnection;
-use ::redis::{Arg, Cmd, Pipeline, RedisFuture, Value};
+use ::redis::{Arg, Cmd, Pipeline, RedisFuture, RedisResult, Value};
 use futures::FutureExt as _;
 use futures::future::try_join_all;
 
@@ -29,37 +29,24 @@ impl ConnectionLike for Link {
         }
     }
 
-    /// A pipeline of a cluster is sent in one piece for each slot.
+    /// A pipeline of a cluster is sent in one piece for each slot. One that is a transaction stays whole:
+    /// its keys are in one slot.
     fn req_packed_commands<'a>(
         &'a mut self,
         pipeline: &'a Pipeline,
         offset: usize,
         count: usize,
     ) -> RedisFuture<'a, Vec<Value>> {
-        let cluster = match self {
-            Self::Server(server) => return server.req_packed_commands(pipeline, offset, count),
-            Self::Cluster(cluster) => cluster.clone(),
-        };
-        async move {
-            let parts = parts_of(pipeline).into_iter().map(|part| {
-                let mut cluster = cluster.clone();
-                async move {
-                    let count = part.places.len();
-                    let sent = cluster.req_packed_commands(&part.pipeline, 0, count);
-                    Ok::<_, ::redis::RedisError>((part.places.clone(), sent.await?))
-                }
-            });
-            let mut answers = vec![Value::Nil; count];
-            for (places, values) in try_join_all(parts).await? {
-                for (place, value) in places.into_iter().zip(values) {
-                    if let Some(answer) = answers.get_mut(place) {
-                        *answer = value;
-                    }
+        match self {
+            Self::Server(server) => server.req_packed_commands(pipeline, offset, count),
+            Self::Cluster(cluster) => {
+                if pipeline.is_transaction() {
+                    cluster.req_packed_commands(pipeline, offset, count)
+                } else {
+                    send_parts(cluster.clone(), pipeline, count).boxed()
                 }
             }
-            Ok(answers)
         }
-        .boxed()
     }
 
     fn get_db(&self) -> i64 {
@@ -68,6 +55,31 @@ impl ConnectionLike for Link {
             Self::Cluster(_) => 0,
         }
     }
+}
+
+/// Sends the `count` commands of a pipeline that is no transaction. Returns their answers in its order.
+async fn send_parts(
+    cluster: ClusterConnection,
+    pipeline: &Pipeline,
+    count: usize,
+) -> RedisResult<Vec<Value>> {
+    let parts = parts_of(pipeline).into_iter().map(|part| {
+        let mut cluster = cluster.clone();
+        async move {
+            let count = part.places.len();
+            let sent = cluster.req_packed_commands(&part.pipeline, 0, count);
+            Ok::<_, ::redis::RedisError>((part.places.clone(), sent.await?))
+        }
+    });
+    let mut answers = vec![Value::Nil; count];
+    for (places, values) in try_join_all(parts).await? {
+        for (place, value) in places.into_iter().zip(values) {
+            if let Some(answer) = answers.get_mut(place) {
+                *answer = value;
+            }
+        }
+    }
+    Ok(answers)
 }
 
 /// Splits a pipeline whose commands have their key after their name. Keys with the same hash tag are in

@@ -32,6 +32,9 @@ pub(crate) struct CatchUp {
     scratch: RecordWriter,
     /// What was read so far, as the translator needs it.
     fold: Arc<Fold>,
+    /// Whether the stream has given all events of the log that are compared.
+    is_known: bool,
+    /// Whether nothing more is dropped.
     caught_up: bool,
 }
 
@@ -44,6 +47,12 @@ struct KnownEvents {
     position: ReadPosition,
     end: Seq,
     events: VecDeque<Known>,
+    /// Events of the upstream that are not compared, which come at other places in a repetition: those
+    /// that were read from the log, and those of the stream. The stream may repeat as many.
+    chunks: u64,
+    repeated: u64,
+    /// Whether the stream has given an event that the log does not have.
+    passed: bool,
 }
 
 /// An event as it is compared.
@@ -88,6 +97,7 @@ impl CatchUp {
             known: KnownEvents::new(log),
             scratch,
             fold,
+            is_known: false,
             caught_up: false,
         }
     }
@@ -111,11 +121,12 @@ impl CatchUp {
         }
         match self.known.is_exhausted() {
             Err(Differs) => return differs(),
-            Ok(exhausted) => self.caught_up = exhausted,
+            Ok(exhausted) => self.is_known = exhausted,
         }
+        self.caught_up = self.is_known && self.known.is_passed();
         match &translated.progress {
             // It has ended before what readers have seen.
-            Progress::Over(Ending::Completed | Ending::Incomplete { .. }) if !self.caught_up => {
+            Progress::Over(Ending::Completed | Ending::Incomplete { .. }) if !self.is_known => {
                 differs()
             }
             _ => translated,
@@ -126,7 +137,12 @@ impl CatchUp {
         self.translator.body_ended(end)
     }
 
+    /// Writes the terminal event. One of the upstream that came before the stream had given what readers
+    /// have seen is not shown.
     pub(crate) fn end(&mut self, ending: Ending, at: u64, records: &mut RecordWriter) {
+        if !self.is_known {
+            self.translator.forget_terminal();
+        }
         self.translator.end(ending, at, records);
     }
 
@@ -203,7 +219,15 @@ impl KnownEvents {
             position: ReadPosition::at(Seq(0)),
             end,
             events: VecDeque::new(),
+            chunks: 0,
+            repeated: 0,
+            passed: false,
         }
+    }
+
+    /// Whether the log has nothing of what the stream gives next, once it is exhausted.
+    fn is_passed(&self) -> bool {
+        self.passed || self.repeated >= self.chunks
     }
 
     /// Reads on until there is an event to compare. Returns whether there is none.
@@ -219,6 +243,8 @@ impl KnownEvents {
                 let Ok(Content::Full(full)) = Content::decode(record.payload) else {
                     return Err(Differs);
                 };
+                let chunks = full.events.iter().filter(|event| is_chunk(event));
+                self.chunks += chunks.count() as u64;
                 self.events.extend(full.events.iter().filter_map(Known::of));
             }
         }
@@ -227,11 +253,18 @@ impl KnownEvents {
 
     /// Takes the log's next event off, if this is it. Returns what the log does not have of the event.
     fn drop_from(&mut self, event: EventKind) -> Result<Option<EventKind>, Differs> {
-        if self.is_exhausted()? {
-            return Ok(Some(event));
+        let is_exhausted = self.is_exhausted()?;
+        if is_chunk(&event) {
+            self.repeated += 1;
+            let is_new = is_exhausted && (self.passed || self.repeated > self.chunks);
+            return Ok(is_new.then_some(event));
+        }
+        if is_exhausted {
+            let is_new = self.passed || Known::of(&event).is_some();
+            self.passed = is_new;
+            return Ok(is_new.then_some(event));
         }
         match Known::of(&event) {
-            // Comments of the upstream, which come at other places in a repetition.
             None => Ok(None),
             Some(Known::Named(name)) => match self.events.pop_front() {
                 Some(Known::Named(known)) if known == name => Ok(None),
@@ -269,6 +302,7 @@ impl KnownEvents {
             return Ok(None);
         }
         if rest.len() == text.len() {
+            self.passed = true;
             return Ok(Some(event));
         }
         let EventKind::Relayed(Relayed { name, json }) = event else {
@@ -276,8 +310,14 @@ impl KnownEvents {
         };
         let members = serde_json::from_str::<Members<'_>>(&json).map_err(|_| Differs)?;
         let json = members.write_with(&[("delta", &quoted(rest))]);
+        self.passed = true;
         Ok(Some(EventKind::Relayed(Relayed { name, json })))
     }
+}
+
+/// Whether it is an event of the upstream that the gateway does not know, such as a comment.
+fn is_chunk(event: &EventKind) -> bool {
+    matches!(event, EventKind::Chunk)
 }
 
 // === impl Known ===
@@ -431,6 +471,18 @@ mod tests {
                 break;
             }
         }
+        if let Some(over @ Ending::Failed(_)) = &ending {
+            again.end(over.clone(), 0, &mut log.records);
+            let last = log.records.batch().iter().last().unwrap();
+            let Ok(Content::Full(full)) = Content::decode(last.payload) else {
+                panic!("the end is no delta");
+            };
+            let Some(EventKind::End(outcome)) = full.events.last() else {
+                panic!("{:?}", full.events);
+            };
+            // The object would be that of another answer.
+            assert_eq!(outcome.relayed, None);
+        }
         let (names, text) = log.contents();
         (names, text, ending)
     }
@@ -456,9 +508,49 @@ mod tests {
     }
 
     #[test]
+    fn comment_at_the_end_of_the_log_is_not_repeated_with_each_reading() {
+        let mut first = answer(&["Hel", "lo ", "world"]);
+        first.insert(4, r#"{"type":"keepalive"}"#.to_owned());
+        let mut log = Log::new();
+        let mut translator = fresh();
+        for event in &first[..5] {
+            translator.payload(None, event.as_bytes(), true, &mut log.records);
+            log.append();
+        }
+        let end = log.tail.end().unwrap().next;
+        for _ in 0..3 {
+            let mut again = CatchUp::new(fresh(), log.tail.clone());
+            for event in &first[..5] {
+                again.payload(None, event.as_bytes(), true, &mut log.records);
+                log.append();
+            }
+            assert_eq!(log.tail.end().unwrap().next, end);
+        }
+        // A further one is new.
+        let mut again = CatchUp::new(fresh(), log.tail.clone());
+        first.insert(5, r#"{"type":"keepalive"}"#.to_owned());
+        for event in &first {
+            again.payload(None, event.as_bytes(), true, &mut log.records);
+            log.append();
+        }
+        assert_eq!(log.contents().1, "Hello world");
+        let mut known = KnownEvents::new(log.tail.clone());
+        while matches!(known.is_exhausted(), Ok(false)) {
+            known.events.clear();
+        }
+        assert_eq!(known.chunks, 2);
+    }
+
+    #[test]
     fn another_answer_is_detected() {
         let first = answer(&["Hel", "lo ", "world"]);
+        let ended_at_once = |pieces: &[&str]| {
+            let all = answer(pieces);
+            vec![all[0].clone(), all[all.len() - 1].clone()]
+        };
         for (second, known) in [
+            (ended_at_once(&["Bye"]), 5),
+            (ended_at_once(&[]), 5),
             (answer(&["Hel", "p!"]), 5),
             (answer(&["Hel"]), 5),
             (answer(&["hel", "lo ", "world"]), 4),

@@ -150,6 +150,11 @@ impl ResponsesTranslator {
         }
     }
 
+    /// Forgets the upstream's terminal object.
+    pub(super) fn forget_terminal(&mut self) {
+        self.last = None;
+    }
+
     /// Writes the terminal event.
     pub fn end(&mut self, ending: Ending, at: u64, records: &mut RecordWriter) {
         let mut fold = |object| records.relayed_items().fold(object);
