@@ -14,11 +14,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use secrecy::SecretString;
 
-use super::route::Route;
-use super::{OpenError, UpstreamRequest};
+use super::OpenError;
 use crate::model::include::PRIVATE;
 use crate::model::json::{Members, quoted};
-use crate::model::snapshot::Api;
 use crate::model::trace::{TRACEPARENT, TRACESTATE};
 
 /// The longest id of an upstream's response, in bytes.
@@ -70,11 +68,6 @@ impl Attachment {
 pub(crate) fn lasting_headers(headers: &[(String, String)]) -> Arc<[(String, String)]> {
     let lasts = |(name, _): &&(String, String)| !OF_ONE_REQUEST.contains(&name.as_str());
     headers.iter().filter(lasts).cloned().collect()
-}
-
-/// Whether the answer to this request goes on at the upstream without a connection.
-pub(super) fn is_held(route: &Route, request: &UpstreamRequest) -> bool {
-    request.reattach && route.api == Api::Responses && route.reattach.is_some()
 }
 
 /// Returns the body by which the upstream goes on without a connection.

@@ -43,7 +43,7 @@ pub(super) async fn start(
     mut request: UpstreamRequest,
 ) -> Result<AttemptStream, OpenError> {
     let endpoint = request.endpoint;
-    if attachment::is_held(route, &request)
+    if route.holds(&request)
         && let Some(body) = attachment::held_body(&request.body)
     {
         request.body = body;

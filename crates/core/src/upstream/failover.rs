@@ -6,7 +6,6 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use smallvec::SmallVec;
 
-use super::attachment;
 use super::attempt::{self, AttemptStream};
 use super::continuation::{self, Continuation};
 use super::endpoint_stats::Reservation;
@@ -141,7 +140,7 @@ impl Failover {
                 .routes()
                 .get(choice.endpoint)
                 // As in `hedge_delay`.
-                .filter(|route| !attachment::is_held(route, &request))
+                .filter(|route| !route.holds(&request))
                 .filter(|_| self.router.options().budget.try_acquire())?;
             route.stats.counters.hedges.add();
             Some(hedge(route, request))
@@ -183,7 +182,7 @@ impl Failover {
             let credential = self.router.credential(self.request.endpoint, key);
             reasoning.answer.set(credential);
             let route = self.router.routes().get(self.request.endpoint);
-            if let Some(route) = route.filter(|route| attachment::is_held(route, &self.request)) {
+            if let Some(route) = route.filter(|route| route.holds(&self.request)) {
                 let public = key.is_none() || !route.endpoint.accepts_client_key();
                 reasoning.answer.hold(route.endpoint.name(), public);
             }
@@ -245,7 +244,7 @@ impl Failover {
         // The slower one of two answers that both go on without a connection could not be cancelled
         // before its id is known.
         let route = self.router.routes().get(self.request.endpoint)?;
-        let held = attachment::is_held(route, &self.request);
+        let held = route.holds(&self.request);
         if hedge == Hedge::Never || !self.request.streamed || self.kept || held {
             return None;
         }

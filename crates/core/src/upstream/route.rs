@@ -10,7 +10,7 @@ use super::continuation::Continuation;
 use super::endpoint::Endpoint;
 use super::endpoint_stats::EndpointStats;
 use super::pauses::KeyId;
-use super::{BreakerPolicy, ConcurrencyPolicy, Timeouts};
+use super::{BreakerPolicy, ConcurrencyPolicy, Timeouts, UpstreamRequest};
 use crate::model::snapshot::Api;
 use crate::request::ChatSettings;
 
@@ -71,6 +71,11 @@ impl Route {
             reattach: None,
             stats,
         }
+    }
+
+    /// Whether the answer to this request goes on at the upstream without a connection.
+    pub(super) fn holds(&self, request: &UpstreamRequest) -> bool {
+        request.reattach && self.api == Api::Responses && self.reattach.is_some()
     }
 
     /// Returns which key a request is sent with.
