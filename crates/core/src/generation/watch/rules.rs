@@ -57,6 +57,17 @@ pub struct WatchRules {
     on: WatchedKinds,
     pub(super) words: Option<Words>,
     pub(super) expressions: Vec<Expression>,
+    /// The places in `expressions` of those that look at [a kind](kind_group), by the kind's group.
+    looking: [Vec<u32>; 3],
+}
+
+/// Returns the number of the group of kinds that a rule names as one.
+fn kind_group(part: TextKind) -> usize {
+    match part {
+        TextKind::Text | TextKind::Refusal => 0,
+        TextKind::Reasoning | TextKind::Summary => 1,
+        TextKind::Arguments => 2,
+    }
 }
 
 pub(super) struct CompiledRule {
@@ -174,8 +185,20 @@ impl WatchRules {
             on: rule.on,
             stops: rule.stops,
         };
+        let looking = [TextKind::Text, TextKind::Reasoning, TextKind::Arguments].map(|kind| {
+            let numbered = (0..).zip(&expressions);
+            let looks = |expression: &Expression| {
+                let rule = rules.get(expression.rule as usize);
+                rule.is_some_and(|rule| rule.on.has(kind))
+            };
+            numbered
+                .filter(|(_, expression)| looks(expression))
+                .map(|(place, _)| place)
+                .collect()
+        });
         Ok(Self {
             rules: rules.iter().map(compiled).collect(),
+            looking,
             on,
             words,
             expressions,
@@ -190,6 +213,12 @@ impl WatchRules {
 
     pub(super) fn rule(&self, number: u32) -> Option<&CompiledRule> {
         self.rules.get(number as usize)
+    }
+
+    /// Returns the expressions that look at parts of this kind.
+    pub(super) fn expressions_on(&self, part: TextKind) -> impl Iterator<Item = &Expression> {
+        let places = self.looking.get(kind_group(part)).into_iter().flatten();
+        places.filter_map(|place| self.expressions.get(*place as usize))
     }
 
     /// Whether some rule looks at this part.
