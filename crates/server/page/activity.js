@@ -177,7 +177,7 @@ function drawUpstreams() {
 function rows(body, items, cells, version = () => "") {
   const known = new Map([...body.children].map((row) => [row.dataset.key, row]));
   const wanted = items.map((item) => {
-    const key = `${item.id} ${item.at ?? ""} ${item.rule ?? ""}`;
+    const key = String(item.key ?? item.id);
     const row = known.get(key) ?? element("tr", { "data-key": key });
     known.delete(key);
     const now = version(item);
@@ -197,6 +197,7 @@ function rows(body, items, cells, version = () => "") {
   });
   for (const row of known.values()) row.remove();
   for (const [at, row] of wanted.entries()) if (body.children[at] !== row) body.insertBefore(row, body.children[at] ?? null);
+  while (body.children.length > wanted.length) body.lastElementChild.remove();
 }
 
 function number(text) {

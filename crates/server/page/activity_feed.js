@@ -9,6 +9,8 @@ const SILENCE = 20_000;
 export class ActivityFeed extends EventTarget {
   #last = null;
   #attempts = 0;
+  /** Whether this connection has brought an event. A gateway without room ends it before one. */
+  #isLive = false;
   #abort = null;
   #timer = null;
 
@@ -31,6 +33,7 @@ export class ActivityFeed extends EventTarget {
   async #read() {
     const abort = new AbortController();
     this.#abort = abort;
+    this.#isLive = false;
     if (!navigator.onLine) this.#tell("state", "offline");
     else this.#tell("state", this.#attempts === 0 ? "connecting" : "waiting");
     let silence = null;
@@ -52,8 +55,6 @@ export class ActivityFeed extends EventTarget {
         }
         throw new Error(`status ${response.status}`);
       }
-      this.#attempts = 0;
-      this.#tell("state", "live");
       await this.#events(response.body, alive);
     } catch {
       // The pause below, and the next attempt.
@@ -84,7 +85,12 @@ export class ActivityFeed extends EventTarget {
   #event(block) {
     for (const line of block.split("\n")) {
       if (line.startsWith("id: ")) this.#last = line.slice(4);
-      else if (line.startsWith("data: ")) this.#tell("event", JSON.parse(line.slice(6)));
+      else if (line.startsWith("data: ")) {
+        if (!this.#isLive) this.#tell("state", "live");
+        this.#isLive = true;
+        this.#attempts = 0;
+        this.#tell("event", JSON.parse(line.slice(6)));
+      }
     }
   }
 }

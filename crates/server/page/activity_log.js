@@ -10,6 +10,8 @@ const MOST_POINTS = 2000;
 export class ActivityLog {
   /** By id: `{ id, model, owner, created, firstToken }`, the oldest first. */
   open = new Map();
+  /** Ends and matches so far: each has its number as `key`, since one rule may match twice at one time. */
+  #listed = 0;
   /** The newest first. */
   ended = [];
   matched = [];
@@ -47,7 +49,7 @@ export class ActivityLog {
         const stream = this.open.get(id);
         this.open.delete(id);
         const { status, reason, tokens, first_token_ms: firstToken, duration_ms: duration, owner = null } = event;
-        this.ended.unshift({ id, at: now, status, reason, tokens, firstToken, duration, owner, model: stream?.model ?? null, upstream: event.upstream ?? null });
+        this.ended.unshift({ key: ++this.#listed, id, at: now, status, reason, tokens, firstToken, duration, owner, model: stream?.model ?? null, upstream: event.upstream ?? null });
         this.ended.length = Math.min(this.ended.length, MOST_LISTED);
         const { p50, p95 } = event.between_tokens_ms ?? {};
         if (p50) push(this.between, { at: now, value: p50, upper: p95 ?? p50 });
@@ -56,7 +58,7 @@ export class ActivityLog {
         return { kind: "failed", reason };
       }
       case "tokenwire:stream.matched":
-        this.matched.unshift({ id, at: now, rule: event.rule, action: event.action, part: event.part });
+        this.matched.unshift({ key: ++this.#listed, id, at: now, rule: event.rule, action: event.action, part: event.part });
         this.matched.length = Math.min(this.matched.length, MOST_LISTED);
         return { kind: "matched", rule: event.rule };
       case "tokenwire:upstream.changed": {

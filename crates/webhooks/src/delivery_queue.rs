@@ -1,7 +1,8 @@
 //! All deliveries on record: the pending ones, and the last that have ended.
 //!
 //! The queue uses no network and no clock: the dispatcher drives it and passes the time. It is
-//! bounded: pending deliveries by `max_pending`, ended ones by `max_kept` of each kind. A delivery
+//! bounded: pending deliveries by `max_pending`, ended ones by `max_kept` of each kind. Matches of watch
+//! rules take at most a quarter of `max_pending`, so that they leave room for ends of responses. A delivery
 //! that does not fit becomes a dead letter at once.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -44,6 +45,8 @@ pub(crate) struct DeliveryQueue {
     timers: BTreeSet<(Instant, Number)>,
     hosts: HostQueues,
     pending: usize,
+    /// Those of them that tell of matches of watch rules.
+    pending_matches: usize,
     /// Ended deliveries, in the order of their ends.
     delivered: VecDeque<Number>,
     failed: VecDeque<Number>,
@@ -119,6 +122,7 @@ impl DeliveryQueue {
             timers: BTreeSet::new(),
             hosts: HostQueues::new(bounds.concurrency, bounds.concurrency_per_host),
             pending: 0,
+            pending_matches: 0,
             delivered: VecDeque::new(),
             failed: VecDeque::new(),
             dropped: Vec::new(),
@@ -148,7 +152,7 @@ impl DeliveryQueue {
         } else if self.disabled.contains(&owner, endpoint.url()) {
             Some(Reason::Disabled)
         } else {
-            (self.pending >= self.bounds.max_pending).then_some(Reason::QueueFull)
+            self.is_full_for(&event).then_some(Reason::QueueFull)
         };
         let host = endpoint.host().to_owned();
         self.numbers.insert(event.id.clone(), number);
@@ -164,7 +168,7 @@ impl DeliveryQueue {
             last_error: None,
         };
         self.deliveries.insert(number, delivery);
-        self.count_pending(1);
+        self.count_pending(number, 1);
         if let Some(reason) = refused {
             return self.dead_letter(number, reason);
         }
@@ -346,22 +350,23 @@ impl DeliveryQueue {
         let number = *self.numbers.get(id).ok_or(NoRetry::NotFound)?;
         let delivery = self
             .deliveries
-            .get_mut(&number)
+            .get(&number)
             .filter(|delivery| delivery.owner == *owner)
             .ok_or(NoRetry::NotFound)?;
+        let is_full = self.is_full_for(&delivery.event);
         match delivery.state {
             State::InFlight | State::Ready => return Ok(delivery.describe(now)),
             State::Waiting(at) => {
                 self.timers.remove(&(at, number));
             }
             State::Delivered | State::Failed(_) => {
-                if self.pending >= self.bounds.max_pending {
+                if is_full {
                     return Err(NoRetry::QueueFull);
                 }
                 for ended in [&mut self.delivered, &mut self.failed] {
                     ended.retain(|known| *known != number);
                 }
-                self.count_pending(1);
+                self.count_pending(number, 1);
             }
         }
         if let Some(delivery) = self.deliveries.get_mut(&number) {
@@ -465,7 +470,7 @@ impl DeliveryQueue {
 
     /// Moves an ended delivery to its list, and removes the oldest of a full list.
     fn close(&mut self, number: Number, status: Status) {
-        self.count_pending(-1);
+        self.count_pending(number, -1);
         let ended = if status == Status::Delivered {
             &mut self.delivered
         } else {
@@ -493,7 +498,18 @@ impl DeliveryQueue {
         }
     }
 
-    fn count_pending(&mut self, change: isize) {
+    /// Whether no further event of this kind may be pending.
+    fn is_full_for(&self, event: &Event) -> bool {
+        let most_matches = (self.bounds.max_pending / 4).max(1);
+        self.pending >= self.bounds.max_pending
+            || event.is_match() && self.pending_matches >= most_matches
+    }
+
+    fn count_pending(&mut self, number: Number, change: isize) {
+        let delivery = self.deliveries.get(&number);
+        if delivery.is_some_and(|delivery| delivery.event.is_match()) {
+            self.pending_matches = self.pending_matches.saturating_add_signed(change);
+        }
         self.pending = self.pending.saturating_add_signed(change);
         self.counters.set_pending(self.pending);
     }

@@ -69,6 +69,11 @@ impl Event {
         }
     }
 
+    /// Whether it tells of a match of a watch rule.
+    pub(crate) fn is_match(&self) -> bool {
+        self.kind == MATCHED
+    }
+
     /// Returns the body of the request: the same bytes at every attempt.
     pub(crate) fn body(&self) -> String {
         let Self {

@@ -19,4 +19,8 @@ pub trait ActivityFeed: fmt::Debug {
 pub trait ActivityEvents: fmt::Debug {
     /// Returns the next event, a JSON object. Wakes the task when there is one.
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<String>;
+
+    /// Returns the id that a watch in place of this one goes on after; `None` where that has to begin
+    /// anew.
+    fn last_id(&self) -> Option<String>;
 }

@@ -202,7 +202,7 @@ impl SocketSession {
 
     /// Watches all streams, in place of an earlier watch.
     fn watch(&mut self, after: Option<&str>) {
-        let allowed = self.options.credential.access.check_watch();
+        let allowed = self.options.credential.check_watch();
         let watching = allowed.and_then(|()| match &self.options.activity {
             Some(activity) => activity.watch(after),
             None => {
@@ -216,9 +216,26 @@ impl SocketSession {
         }
     }
 
+    /// Watches as the new credential may, if the client watches: on from the last event where the
+    /// numbers are the same.
+    fn watch_again(&mut self) {
+        if let Some(earlier) = self.watch.take() {
+            let after = earlier.last_id().unwrap_or_default();
+            drop(earlier);
+            self.watch(Some(&after));
+        }
+    }
+
     /// Adds events of a watch to the replies, once all of those are taken. Returns whether some were
-    /// added.
+    /// added. A watch ends with the credential; there are events at least once a second.
     fn poll_watch(&mut self, cx: &mut Context<'_>) -> bool {
+        if self.watch.is_some()
+            && let Err(error) = self.options.credential.check_watch()
+        {
+            self.watch = None;
+            self.reply(&message::command_error(None, &error), None);
+            return true;
+        }
         let Some(watch) = self.watch.as_mut().filter(|_| self.replies.is_empty()) else {
             return false;
         };
@@ -547,7 +564,9 @@ impl SocketSession {
                 session.options.caller = renewal.caller;
                 session.options.credential = renewal.credential;
                 session.engine = renewal.engine;
+                session.options.activity = renewal.activity;
                 session.told = false;
+                session.watch_again();
                 session.renewed.notify_one();
             }
             Err(error) => session.reply(&message::command_error(None, &error), None),

@@ -1,6 +1,7 @@
 //! The credential of a socket, and how it is replaced.
 
 use std::fmt;
+use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
 use futures::future::LocalBoxFuture;
@@ -10,6 +11,8 @@ use tokenwire_core::model::error::{ApiError, ErrorCode};
 use tokenwire_core::model::id::{GenerationId, Owner};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+
+use crate::activity::ActivityFeed;
 
 /// How long before its end a client is told of it.
 const NOTICE: Duration = Duration::from_secs(25);
@@ -60,6 +63,8 @@ pub struct Renewal {
     pub engine: Engine,
     /// What the client may do from now on.
     pub credential: SocketCredential,
+    /// The activity that the client sees from now on; `None` for none.
+    pub activity: Option<Rc<dyn ActivityFeed>>,
 }
 
 /// Checks the tickets that clients send on their sockets.
@@ -105,8 +110,8 @@ impl SocketAccess {
         Err(not_allowed("start", "start"))
     }
 
-    /// Checks that the client may watch its owner's streams.
-    pub(crate) fn check_watch(&self) -> Result<(), ApiError> {
+    /// Checks that the client may watch what its owner has.
+    fn check_watch(&self) -> Result<(), ApiError> {
         if self.reads == SocketReads::All {
             return Ok(());
         }
@@ -161,6 +166,20 @@ fn not_allowed(what: &str, right: &str) -> ApiError {
 // === impl SocketCredential ===
 
 impl SocketCredential {
+    /// Checks that the client may watch its owner's streams now.
+    pub(crate) fn check_watch(&self) -> Result<(), ApiError> {
+        if self.is_over() {
+            let message = "The credential has expired, so that the socket does not watch any more.";
+            return Err(ApiError::new(ErrorCode::InvalidApiKey, message));
+        }
+        self.access.check_watch()
+    }
+
+    /// Whether it has ended.
+    pub(crate) fn is_over(&self) -> bool {
+        self.left().is_some_and(|left| left.is_zero())
+    }
+
     /// Returns what is to be done about its end, and when. `told`: the client was told of it.
     pub(crate) fn expiry(&self, told: bool) -> Option<Expiry> {
         let left = self.left()?;

@@ -137,7 +137,7 @@ fn chunk(meta: &Meta, choices: &str, usage: &str) -> Vec<u8> {
 }
 
 impl ClosingChunks {
-    /// Returns the finish chunk, and the usage chunk if usage was requested and is known.
+    /// Returns the finish chunk of all choices that have none yet, and the usage chunk if usage was requested and is known.
     fn of(view: &impl View, outcome: &Outcome) -> Self {
         let meta = view.meta();
         let has_calls = match meta.api {
@@ -147,11 +147,24 @@ impl ClosingChunks {
         let Some(reason) = finish_reason(&outcome.ending, has_calls) else {
             return Self::default();
         };
-        let choice =
-            format!(r#"[{{"index":0,"delta":{{}},"logprobs":null,"finish_reason":"{reason}"}}]"#);
+        let mut choices = match meta.api {
+            Api::Responses => Vec::new(),
+            Api::Chat => view.with_snapshot(Snapshot::unfinished_choices),
+        };
+        if choices.is_empty() {
+            choices.push(0);
+        }
+        let finish = |index| {
+            format!(
+                r#"{{"index":{index},"delta":{{}},"logprobs":null,"finish_reason":"{reason}"}}"#
+            )
+        };
+        // One chunk for all: it has one number, after which a reader may come back.
+        let choices: Vec<String> = choices.into_iter().map(finish).collect();
+        let choices = format!("[{}]", choices.join(","));
         let usage = outcome.usage.as_deref().filter(|_| meta.include_usage);
         Self {
-            finish: Some(chunk(meta, &choice, "null")),
+            finish: Some(chunk(meta, &choices, "null")),
             usage: usage
                 .and_then(chat_usage)
                 .map(|usage| chunk(meta, "[]", &usage)),

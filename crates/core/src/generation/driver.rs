@@ -195,6 +195,11 @@ async fn run(
 ) -> Option<Box<dyn TokenStream>> {
     let generation = writer.generation().clone();
     records.set_history(generation.clone());
+    if writer.is_filtered() {
+        // The process that wrote the match did not write the end.
+        writer.end_filtered(None);
+        return None;
+    }
     let is_adopted = matches!(*source, Source::Adopted(_));
     let (mut opening, terms, timeouts) = ask(&*upstream, *source, held, &generation);
     let mut translator = terms.translator(&generation);
@@ -324,13 +329,7 @@ async fn run(
                         }
                     }
                 }
-                Err(AppendError::Full { .. }) => {
-                    tracing::warn!(generation = %generation.meta().id, "the answer exceeds the limit on one stream");
-                    writer.seal_abruptly(&ApiError::new(
-                        ErrorCode::StreamTooLarge,
-                        "The answer is larger than the gateway keeps for one stream.",
-                    ));
-                }
+                Err(AppendError::Full { .. }) => writer.seal_full(),
                 // Another writer took over, or the log was deleted.
                 Err(
                     AppendError::Fenced { .. }
@@ -386,7 +385,8 @@ fn open_again(
     let held = held.as_mut()?;
     // Events that came with the failure belong to the answer.
     writer.append(records).ok()?;
-    if writer.is_used_up() {
+    if writer.is_used_up() || writer.is_filtered() {
+        // The answer is not read on.
         return None;
     }
     let attachment = held.attachment(failure)?;
@@ -509,10 +509,17 @@ fn finish(
 ) {
     if writer.is_watched() && writer.may_append() && ending != Ending::Cancelled {
         // A rule may stop the answer before its own end.
-        let _ = writer.append(records);
-        if writer.is_filtered() {
-            writer.end_filtered(translator.usage());
-            return;
+        match writer.append(records) {
+            Ok(_) if writer.is_filtered() => return writer.end_filtered(translator.usage()),
+            Ok(_) => {}
+            Err(AppendError::Full { .. }) => return writer.seal_full(),
+            // Another writer took over, or the log was deleted.
+            Err(
+                AppendError::Fenced { .. }
+                | AppendError::Sealed
+                | AppendError::Gap { .. }
+                | AppendError::Expired,
+            ) => return,
         }
     }
     if let Ending::Failed(failure) = &ending {

@@ -95,12 +95,14 @@ impl Writer {
     }
 
     /// Looks for these rules in what is appended from now on. Texts that the log has already are gone
-    /// through, so that a match may begin there; they are not reported again.
+    /// through, so that a match may begin there; they are not reported again. An answer that a rule stops
+    /// because of them has been [stopped](Self::is_filtered), without an end.
     pub(crate) fn watch_for(&mut self, watch: Watch) {
-        let watcher = self
+        let (watcher, stops) = self
             .generation
             .with_snapshot(|snapshot| Watcher::new(watch, snapshot));
         self.watcher = Some(Box::new(watcher));
+        self.filtered |= stops;
     }
 
     /// Whether rules are looked for.
@@ -223,7 +225,8 @@ impl Writer {
     }
 
     /// Appends the collected records. Returns whether the account was told of more bytes, so that it
-    /// may be exceeded. Where a watch rule stops the answer, what follows is dropped.
+    /// may be exceeded. Where a watch rule stops the answer, what follows is dropped. Records that
+    /// could not be appended stay with the events that belong to them.
     pub(crate) fn append(&mut self, records: &mut RecordWriter) -> Result<bool, AppendError> {
         if records.batch().is_empty() {
             return Ok(false);
@@ -240,7 +243,11 @@ impl Writer {
         {
             // Readers that the append wakes find the events in the snapshot.
             let mut snapshot = self.generation.writers_snapshot().lock();
-            self.generation.log().append(self.epoch, batch)?;
+            if let Err(error) = self.generation.log().append(self.epoch, batch) {
+                drop(snapshot);
+                records.give_back(changes);
+                return Err(error);
+            }
             self.apply(&mut snapshot, batch, changes);
         }
         self.mark();
@@ -300,6 +307,8 @@ impl Writer {
         };
         let mut batch = RecordBatch::default();
         batch.restart(end.next);
+        // The first record of a later epoch, if an earlier writer has found the match.
+        batch.skip(self.epoch.first_seq().0.saturating_sub(end.next.0));
         let mut changes = Vec::new();
         let mut push = |batch: &mut RecordBatch, events: Vec<EventKind>| {
             if events.is_empty() {
@@ -421,6 +430,16 @@ impl Writer {
             .set(Err(ended_before_head()));
         self.generation.count_end();
         self.generation.notify_ended();
+    }
+
+    /// Ends the log since it has reached its limit, without the records that are not appended.
+    pub(super) fn seal_full(&mut self) {
+        let id = &self.generation.meta().id;
+        tracing::warn!(generation = %id, "the answer exceeds the limit on one stream");
+        self.seal_abruptly(&ApiError::new(
+            ErrorCode::StreamTooLarge,
+            "The answer is larger than the gateway keeps for one stream.",
+        ));
     }
 
     /// Closes open items and ends the log with a failure, without the records that are not

@@ -9,6 +9,7 @@
 mod meta;
 mod object;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::model::event::{DeltaKind, DeltaTarget, Ending, EventKind, ItemHead, Outcome, PartKind};
@@ -442,6 +443,16 @@ impl Snapshot {
                 ItemHead::FunctionCall { .. } | ItemHead::CustomToolCall { .. }
             )
         })
+    }
+
+    /// Returns the chat choices that have begun and whose last item is not complete, in order.
+    pub(crate) fn unfinished_choices(&self) -> Vec<u32> {
+        let items = self.items.iter();
+        let last: BTreeMap<u32, bool> = items
+            .map(|item| (item.head.choice(), item.status != "completed"))
+            .collect();
+        let unfinished = last.into_iter().filter(|(_, is_open)| *is_open);
+        unfinished.map(|(choice, _)| choice).collect()
     }
 
     /// Returns a part's kind and its JSON-escaped text.

@@ -3,7 +3,7 @@
 use super::event::{DeltaKind, DeltaTarget};
 
 /// What a text of an answer is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum TextKind {
     /// A message's text.
     Text,
@@ -17,8 +17,8 @@ pub enum TextKind {
     Arguments,
 }
 
-/// The place of a text in an answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The place of a text in an answer. The places of an item are in a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct TextPlace {
     /// The item's number, or its index at a Responses upstream.
     pub(crate) item: u64,

@@ -31,7 +31,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use tokenwire_core::engine::{GenerationEnd, GenerationStart, Registry};
 use tokenwire_core::generation::Generation;
 use tokenwire_core::generation::watch::RuleMatch;
@@ -54,6 +54,10 @@ const TICKS_PER_RATE: u64 = 10;
 const LINGER: u64 = 600;
 /// The most watchers at the same time.
 const MAX_WATCHERS: usize = 256;
+/// The most of them with the scope of one owner.
+const MAX_OWN_WATCHERS: usize = 32;
+/// Places that only operators get.
+const OPERATOR_PLACES: usize = 32;
 
 /// What a watcher sees.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -107,18 +111,33 @@ impl Activity {
     /// Watches from now on, or from after the event with this id. Call it on a runtime.
     ///
     /// # Errors
-    /// `overloaded` if as many watch as may.
+    /// `overloaded` if as many watch as may: 256, of which 224 with the scope of an owner, and 32 with
+    /// that of one owner.
     pub(crate) fn watch(&self, scope: Scope, after: Option<&str>) -> Result<Watcher, ApiError> {
         let mut state = self.shared.state.lock();
-        if state.watchers() >= MAX_WATCHERS {
-            let message = format!("{MAX_WATCHERS} clients watch the activity, which is the limit.");
+        let refused = |watching: usize, whose: &str| {
+            let message =
+                format!("{watching} clients {whose}watch the activity, which is the limit.");
             let error = ApiError::new(ErrorCode::Overloaded, message);
-            return Err(error.retry_after(Duration::from_secs(5)));
+            Err(error.retry_after(Duration::from_secs(5)))
+        };
+        let (watching, own) = state.watching(&scope);
+        let places = match &scope {
+            Scope::All => MAX_WATCHERS,
+            Scope::Owner(_) if own >= MAX_OWN_WATCHERS => return refused(own, "of this owner "),
+            Scope::Owner(_) => MAX_WATCHERS - OPERATOR_PLACES,
+        };
+        if watching >= places {
+            return refused(watching, "");
         }
         if !self.shared.active.swap(true, Ordering::AcqRel) {
             // What starts from here on is reported by the observer.
+            state.begin();
             for generation in self.shared.registry.running() {
-                state.run(&generation);
+                // The end of one that is over may have been reported before.
+                if !generation.is_over() {
+                    state.run(&generation);
+                }
             }
             state.look_at_upstreams(&self.shared.upstreams.borrow(), false);
         }
@@ -131,25 +150,31 @@ impl Activity {
         Ok(Watcher::new(self.clone(), &mut state, key, scope, after))
     }
 
-    fn is_active(&self) -> bool {
-        self.shared.active.load(Ordering::Acquire)
+    /// Returns the state if something watches.
+    fn active(&self) -> Option<MutexGuard<'_, State>> {
+        let is_active = || self.shared.active.load(Ordering::Acquire);
+        if !is_active() {
+            return None;
+        }
+        // It may have been cleared while the lock was waited for.
+        let state = self.shared.state.lock();
+        is_active().then_some(state)
     }
 
     fn started(&self, start: &GenerationStart<'_>) {
-        if self.is_active() {
-            self.shared.state.lock().started(start);
+        if let Some(mut state) = self.active() {
+            state.started(start);
         }
     }
 
     fn ended(&self, end: &GenerationEnd<'_>, upstream: Option<&str>) {
-        if self.is_active() {
-            self.shared.state.lock().ended(end, upstream);
+        if let Some(mut state) = self.active() {
+            state.ended(end, upstream);
         }
     }
 
     fn matched(&self, generation: &Generation, found: &RuleMatch, action: Action) {
-        if self.is_active() {
-            let mut state = self.shared.state.lock();
+        if let Some(mut state) = self.active() {
             state.matched(generation, found, action);
         }
     }

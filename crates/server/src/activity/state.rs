@@ -103,8 +103,23 @@ impl State {
         };
     }
 
-    pub(super) fn watchers(&self) -> usize {
-        self.watchers.len()
+    /// Something watches from now on.
+    pub(super) fn begin(&mut self) {
+        self.last_rates = Instant::now();
+    }
+
+    /// Returns how many watch: among those that this scope shares its places with, and with the very
+    /// same scope. Owners leave places to operators, which take any.
+    pub(super) fn watching(&self, scope: &Scope) -> (usize, usize) {
+        let count = |counts: &dyn Fn(&Scope) -> bool| {
+            let watchers = self.watchers.values();
+            watchers.filter(|known| counts(&known.scope)).count()
+        };
+        let among = match scope {
+            Scope::All => self.watchers.len(),
+            Scope::Owner(_) => count(&|known| matches!(known, Scope::Owner(_))),
+        };
+        (among, count(&|known| known == scope))
     }
 
     /// Whether nothing has watched for a while.
@@ -209,6 +224,11 @@ impl State {
     }
 
     pub(super) fn started(&mut self, start: &GenerationStart<'_>) {
+        let known = self.running.get(&start.meta.id);
+        if known.is_some_and(|known| Arc::ptr_eq(&known.generation, start.generation)) {
+            // It was there in the moment when something began to watch, and is shown as running.
+            return;
+        }
         self.run(start.generation);
         let owner = &start.meta.owner;
         self.count(owner, |counts| counts.started += 1);

@@ -23,6 +23,7 @@ pub(crate) struct Watcher {
     shown: VecDeque<Event>,
     /// A reset that comes before that: why, and how many events were lost.
     reset: Option<(&'static str, Option<u64>)>,
+    /// What ids of this scope begin with. Numbers of one scope say nothing in another.
     boot: Box<str>,
 }
 
@@ -51,7 +52,10 @@ impl Watcher {
         scope: Scope,
         after: Option<&str>,
     ) -> Self {
-        let boot = state.ring.boot.clone();
+        let boot = match &scope {
+            Scope::All => format!("{}-all", state.ring.boot).into(),
+            Scope::Owner(_) => state.ring.boot.clone(),
+        };
         let mut watcher = Self {
             activity,
             key,
@@ -84,13 +88,14 @@ impl Watcher {
         self.at = state.ring.end();
     }
 
-    /// The id of the last event.
-    pub(crate) fn id(&self) -> String {
-        format!("{}.{}", self.boot, self.seen)
+    /// The id of the last event. `None` as long as something is left of what comes first: who goes on
+    /// after an id has seen all of that.
+    pub(crate) fn id(&self) -> Option<String> {
+        let is_whole = self.reset.is_none() && self.shown.is_empty();
+        is_whole.then(|| format!("{}.{}", self.boot, self.seen))
     }
 
-    /// Returns the next event, a JSON object with its id as the last member, which is [`Self::id`] as
-    /// well.
+    /// Returns the next event, a JSON object. It has [`Self::id`] as the last member, if there is one.
     pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<String> {
         if let Some((reason, lost)) = self.reset.take() {
             return Poll::Ready(self.closed(event::reset(reason, lost)));
@@ -129,9 +134,12 @@ impl Watcher {
     }
 
     fn closed(&self, mut json: String) -> String {
-        json.push_str(",\"event_id\":\"");
-        json.push_str(&self.id());
-        json.push_str("\"}");
+        if let Some(id) = self.id() {
+            json.push_str(",\"event_id\":\"");
+            json.push_str(&id);
+            json.push('"');
+        }
+        json.push('}');
         json
     }
 }

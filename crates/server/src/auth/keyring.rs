@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::key::{Key, Rights};
+use crate::config::auth::Role;
 use crate::key_hash::KeyHash;
 
 /// The keys of the configuration and of the file.
@@ -22,9 +23,13 @@ impl Keyring {
             if ring.find(&rights.hash).is_some() {
                 continue;
             }
-            // A key that was given to another owner is a new one.
+            // A key that was given to another owner, or sees less than before, is a new one.
             let known = earlier.find(&rights.hash);
-            let known = known.filter(|known| known.rights.owner == rights.owner);
+            let known = known.filter(|known| {
+                let sees_as_much =
+                    known.rights.role == rights.role || rights.role == Role::Operator;
+                known.rights.owner == rights.owner && sees_as_much
+            });
             let key = match known {
                 Some(known) if known.rights == rights => known.clone(),
                 known => Arc::new(Key::new(rights, known.map(|known| &**known))),

@@ -4,7 +4,7 @@ use std::fmt;
 use std::future::Future as _;
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use actix_web::body::{BodySize, BoxBody, MessageBody};
 use actix_web::http::header::{self, HeaderName, HeaderValue};
@@ -15,6 +15,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::inbound::{Query, text};
 use super::outbound::HttpError;
+use super::streams::later;
 use crate::activity::Watcher;
 use crate::service::Service;
 
@@ -32,6 +33,8 @@ struct ActivityBody {
     /// The gateway drains.
     draining: LocalBoxFuture<'static, ()>,
     is_over: bool,
+    /// When the credential ends, and with it the watch.
+    expires: Option<SystemTime>,
     /// When a comment is due.
     heartbeat: Duration,
     silent_until: Pin<Box<Sleep>>,
@@ -53,7 +56,10 @@ pub(super) async fn watch(
     let after = text(request.headers(), "last-event-id").filter(|id| !id.is_empty());
     let after = after.or_else(|| query.get("after"));
     let scope = Service::activity_scope(&identity);
-    let watcher = service.activity.watch(scope, after)?;
+    let watcher = match service.activity.watch(scope, after) {
+        Ok(watcher) => watcher,
+        Err(error) => return later(&request, error),
+    };
     let registry = service.engine.registry().clone();
     let heartbeat = service.config.streams.heartbeat;
     let mut preface = BytesMut::new();
@@ -63,6 +69,7 @@ pub(super) async fn watch(
         preface,
         draining: Box::pin(async move { registry.draining().await }),
         is_over: false,
+        expires: identity.expires(),
         heartbeat,
         silent_until: Box::pin(tokio::time::sleep(heartbeat)),
     };
@@ -94,6 +101,8 @@ impl MessageBody for ActivityBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Bytes, Self::Error>>> {
+        // There are rates at least once a second, so that this is seen in time.
+        self.is_over |= self.expires.is_some_and(|end| end <= SystemTime::now());
         if self.is_over {
             return Poll::Ready(None);
         }
@@ -102,9 +111,12 @@ impl MessageBody for ActivityBody {
         while out.len() < READ_BYTES && !waits {
             match self.watcher.poll_next(cx) {
                 Poll::Ready(json) => {
-                    out.put_slice(b"id: ");
-                    out.put_slice(self.watcher.id().as_bytes());
-                    out.put_slice(b"\ndata: ");
+                    if let Some(id) = self.watcher.id() {
+                        out.put_slice(b"id: ");
+                        out.put_slice(id.as_bytes());
+                        out.put_slice(b"\n");
+                    }
+                    out.put_slice(b"data: ");
                     out.put_slice(json.as_bytes());
                     out.put_slice(b"\n\n");
                 }

@@ -18,7 +18,7 @@ use tokenwire_ws::{ActivityEvents, ActivityFeed, Renewal, TicketCheck, WebSocket
 use super::middleware::RefusedTicket;
 use super::outbound::{HttpError, error_response};
 use crate::activity::{Activity, Scope, Watcher};
-use crate::auth::{TicketKind, not_allowed};
+use crate::auth::{Identity, TicketKind, not_allowed};
 use crate::service::Service;
 
 /// Checks the tickets of `tokenwire:auth` on one socket.
@@ -49,6 +49,15 @@ struct SocketActivity {
 #[derive(Debug)]
 struct SocketEvents(Watcher);
 
+impl SocketActivity {
+    fn of(service: &Service, identity: &Identity) -> Rc<dyn ActivityFeed> {
+        Rc::new(Self {
+            activity: service.activity.clone(),
+            scope: Service::activity_scope(identity),
+        })
+    }
+}
+
 impl ActivityFeed for SocketActivity {
     fn watch(&self, after: Option<&str>) -> Result<Box<dyn ActivityEvents>, ApiError> {
         let watcher = self.activity.watch(self.scope.clone(), after)?;
@@ -59,6 +68,10 @@ impl ActivityFeed for SocketActivity {
 impl ActivityEvents for SocketEvents {
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<String> {
         self.0.poll_next(cx)
+    }
+
+    fn last_id(&self) -> Option<String> {
+        self.0.id()
     }
 }
 
@@ -92,6 +105,7 @@ impl TicketCheck for SocketTickets {
                 caller: service.caller(&identity, &headers, trace),
                 engine: service.engine_of(&identity).into_owned(),
                 credential: identity.socket_credential(),
+                activity: Some(SocketActivity::of(&service, &identity)),
             })
         }
         .boxed_local()
@@ -138,10 +152,7 @@ fn upgrade(
                 trace: trace.clone(),
             }) as Rc<dyn TicketCheck>
         }),
-        activity: Some(Rc::new(SocketActivity {
-            activity: service.activity.clone(),
-            scope: Service::activity_scope(&identity),
-        })),
+        activity: Some(SocketActivity::of(service, &identity)),
         ..service.websocket(&identity, request.headers(), trace)
     };
     Ok(tokenwire_ws::upgrade(

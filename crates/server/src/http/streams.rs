@@ -149,12 +149,7 @@ async fn begin(
     let engine = service.engine_of(&service.identity(request)?);
     let started = match engine.start(start).await {
         Ok(started) => started,
-        Err(error) if is_event_source(request) && comes_back(&error) => {
-            let after = error.retry_after.unwrap_or(Duration::from_secs(2));
-            let bounds = (Duration::from_secs(1), Duration::from_secs(60));
-            return Ok(come_back(after.clamp(bounds.0, bounds.1)));
-        }
-        Err(error) => return Err(error.into()),
+        Err(error) => return later(request, error),
     };
     drop(body);
     let reader = &reader.including(started.include);
@@ -175,6 +170,16 @@ fn leaving(request: &HttpRequest, service: &Service) -> Option<HttpResponse> {
     let registry = service.engine.registry();
     let leaves = registry.readers_leave() && is_event_source(request);
     leaves.then(|| come_back(AT_ONCE))
+}
+
+/// Refuses a request. An EventSource is told to come back, where that may help.
+pub(super) fn later(request: &HttpRequest, error: ApiError) -> Result<HttpResponse, HttpError> {
+    if !(is_event_source(request) && comes_back(&error)) {
+        return Err(error.into());
+    }
+    let after = error.retry_after.unwrap_or(Duration::from_secs(2));
+    let bounds = (Duration::from_secs(1), Duration::from_secs(60));
+    Ok(come_back(after.clamp(bounds.0, bounds.1)))
 }
 
 /// Whether an EventSource is to come back: under overload, and when it is limited for a time.

@@ -67,6 +67,21 @@ describe('the page of activity', () => {
     await close();
   });
 
+  test('lists two matches of one rule at one time once each', async () => {
+    const { page, wrong, close } = await activity();
+    const both = await fetch(`${gateway.url}/v1/chat/completions`, {
+      method: 'POST', headers: { 'Content-Type': 'application/json' },
+      body: JSON.stringify({ messages: [{ role: 'user', content: question(5) }], n: 2, stream: true }),
+    });
+    await both.text();
+    await page.waitForFunction(() => document.querySelectorAll('#matched tr').length === 2);
+    const { id } = await ask(question(5));
+    await page.waitForFunction((id) => [...document.querySelectorAll('#ended button')].some((button) => button.getAttribute('aria-label').includes(id)), id);
+    assert.equal((await rows(page, 'matched')).length, 3);
+    assert.deepEqual(wrong, []);
+    await close();
+  });
+
   test('opens a stream that the key may read', async () => {
     const { page, wrong, close } = await activity();
     const { id } = await ask(question(5));

@@ -231,12 +231,25 @@ async fn watcher_that_comes_late_is_told_of_what_runs() {
         .await;
     let id = running.id().await;
     running.until("t0").await;
+    let since = std::time::Instant::now();
     let watching = watch(world.get("/v1/activity")).await;
+    let elapsed = since.elapsed().as_millis();
     let events = seen(&watching);
     assert_eq!(kinds(&events[1..]), &LIFE[..2]);
     assert_eq!(events[1].1["response_id"], id.as_str());
+    // Who is cut off before the last of these gets all of them again.
+    let has_id: Vec<bool> = watching
+        .events()
+        .iter()
+        .map(|event| event.id.is_some())
+        .collect();
+    assert_eq!(has_id, [false, false, true, true]);
+    assert_eq!(events[1].1["event_id"], Value::Null);
+    assert!(events[2].1["event_id"].is_string());
     let rates = watching.events().pop().unwrap().json();
     assert_eq!(rates["open"], 1, "{rates}");
+    let interval = rates["interval_ms"].as_u64().unwrap();
+    assert!(u128::from(interval) <= elapsed, "{interval} of {elapsed}");
 }
 
 #[tokio::test]
@@ -307,6 +320,113 @@ async fn tickets_watch_what_their_owner_has() {
     socket.send(json!({"type": "tokenwire:watch"})).await;
     let refused = socket.until_type("tokenwire:error").await.pop().unwrap();
     assert_eq!(refused["error"]["code"], "ticket_not_allowed");
+}
+
+#[tokio::test]
+async fn socket_goes_on_watching_as_its_new_ticket_may() {
+    let world = start(keys);
+    let body = json!({"may": ["read", "start"]});
+    let ticket = by(world.post("/v1/tickets", &body), OPERATOR)
+        .answer()
+        .await;
+    let ticket = ticket.json()["ticket"].clone();
+    let mut socket = Socket::connect_by(world.address, "/v1/ws", OPERATOR).await;
+    socket.send(json!({"type": "tokenwire:watch"})).await;
+    socket.until_type("tokenwire:rates").await;
+    socket
+        .send(json!({"type": "tokenwire:auth", "ticket": ticket}))
+        .await;
+    let reset = socket.until_type("tokenwire:reset").await.pop().unwrap();
+    assert_eq!(reset["reason"], "unknown_id");
+    let body = response("tokens=1");
+    by(world.post("/v1/responses", &body), ALICE).answer().await;
+    let own = by(world.post("/v1/responses", &body), OPERATOR)
+        .answer()
+        .await;
+    let events = socket.until(ended(own.id())).await;
+    let streams = events.iter().filter(|event| event["type"] == LIFE[0]);
+    assert_eq!(streams.count(), 1, "a ticket never sees what others do");
+}
+
+#[tokio::test]
+async fn watch_ends_with_its_key() {
+    let soon = std::time::SystemTime::now() + std::time::Duration::from_secs(4);
+    let expires = humantime::format_rfc3339_seconds(soon).to_string();
+    let world = start(|config| {
+        keys(config);
+        config.auth.keys[0].expires = Some(expires);
+    });
+    let watching = watch(by(world.get("/v1/activity"), ALICE)).await;
+    let mut socket = Socket::connect_by(world.address, "/v1/ws", ALICE).await;
+    let watch = json!({"type": "tokenwire:watch"});
+    socket.send(watch.clone()).await;
+    socket.until_type("tokenwire:rates").await;
+    patiently("the end of the watch", watching.answer()).await;
+    let told = patiently(
+        "the end on the socket",
+        socket.until_type("tokenwire:error"),
+    )
+    .await;
+    assert_eq!(told.last().unwrap()["status"], 401, "{told:?}");
+    assert!(socket.until_pong().await.is_empty(), "it watches no more");
+    socket.send(watch).await;
+    let refused = socket.until_type("tokenwire:error").await.pop().unwrap();
+    assert_eq!(refused["error"]["code"], "invalid_api_key", "{refused}");
+}
+
+#[tokio::test]
+async fn key_that_is_an_operators_no_more_does_not_watch_on() {
+    let upstream = Simulator::start(Options::default()).unwrap();
+    let url = upstream.base_url();
+    let config = |role: &str| {
+        format!(
+            "default_model: simulator\nupstreams: [{{name: up, base_url: '{url}'}}]\nauth:\n  keys:\n    - {{owner: a, key: {ALICE}, role: {role}}}\n    - {{owner: ops, key: {OPERATOR}, role: operator}}\n"
+        )
+    };
+    let gateway = Process::start(&config("operator"), &[]);
+    let get = || by(Request::new(gateway.address, "GET", "/v1/activity"), ALICE);
+    let other = by(
+        Request::new(gateway.address, "GET", "/v1/activity"),
+        OPERATOR,
+    );
+    let (watching, mut other) = (watch(get()).await, watch(other).await);
+    assert!(watching.text().contains("tokenwire:upstream.changed"));
+    gateway.configure(&config("user"));
+    let reload = Request::new(gateway.address, "POST", "/admin/reload");
+    assert_eq!(by(reload, OPERATOR).answer().await.status, 200);
+    patiently("the end of the watch", watching.answer()).await;
+    let again = watch(get()).await;
+    assert!(!again.text().contains("tokenwire:upstream.changed"));
+    assert!(other.read().await, "another key watches on");
+}
+
+#[tokio::test]
+async fn one_owner_does_not_take_all_places() {
+    let world = start(keys);
+    let get = |key: &str| by(world.get("/v1/activity"), key);
+    let mut watching = Vec::new();
+    for _ in 0..32 {
+        let mut one = get(ALICE).send().await;
+        assert_eq!(one.status().await, 200);
+        watching.push(one);
+    }
+    let refused = get(ALICE).answer().await;
+    assert_eq!(refused.status, 503);
+    assert!(
+        refused.text().contains("of this owner"),
+        "{}",
+        refused.text()
+    );
+    // An EventSource would not come back after this status.
+    let later = get(ALICE).header("accept", "text/event-stream");
+    let later = later.answer().await;
+    assert_eq!(
+        (later.status, later.text()),
+        (200, "retry: 5000\n\n".to_owned())
+    );
+    for key in [BOB, OPERATOR] {
+        watch(get(key)).await;
+    }
 }
 
 #[tokio::test]
@@ -466,6 +586,58 @@ async fn stop_at_once_with_the_end_says_so() {
             "{path}: {text}"
         );
     }
+}
+
+#[tokio::test]
+async fn stop_finishes_all_choices() {
+    let world = start(|config| {
+        config.watch = vec![words("border", &["t4 t5"], Action::Stop)];
+    });
+    let steering = "tokens=1000 text=count tbt=2ms";
+    let body = with(chat(steering), json!({"n": 3}));
+    let answer = world.post("/v1/chat/completions", &body).answer().await;
+    let chunks = answer.events().into_iter();
+    let chunks = chunks.filter(|event| event.data != "[DONE]");
+    let finished: Vec<(Value, Value)> = chunks
+        .map(|event| event.json())
+        .flat_map(|chunk| chunk["choices"].as_array().cloned().unwrap_or_default())
+        .filter(|choice| !choice["finish_reason"].is_null())
+        .map(|choice| (choice["index"].clone(), choice["finish_reason"].clone()))
+        .collect();
+    let each = |index: u32| (json!(index), json!("content_filter"));
+    assert_eq!(finished, [each(0), each(1), each(2)]);
+}
+
+/// An answer whose end comes with more than a stream may hold is looked at before it is sealed.
+#[tokio::test]
+async fn answer_above_the_limit_that_comes_with_its_end_fails_whole() {
+    let chunk = |choice: Value| json!({"object": "chat.completion.chunk", "choices": [choice]});
+    let text = json!({"index": 0, "delta": {"content": "x".repeat(30_000)}});
+    let finish = json!({"index": 0, "delta": {}, "finish_reason": "stop"});
+    let body = format!(
+        "data: {}\n\ndata: {}\n\ndata: [DONE]\n\n",
+        chunk(text),
+        chunk(finish)
+    );
+    let whole = Playback::start(
+        "200 OK",
+        "content-type: text/event-stream\r\n",
+        body.into_bytes(),
+        usize::MAX,
+    )
+    .await;
+    let world = start(|config| {
+        config.upstreams[0].base_url = whole.base_url();
+        config.streams.max_stream_bytes = 20_000;
+        config.watch = vec![words("some", &["y"], Action::Notify)];
+    });
+    let answer = world.post("/v1/streams", &response("")).answer().await;
+    let end = answer.events().pop().unwrap().json();
+    assert_eq!(end["response"]["error"]["code"], "stream_too_large");
+    let object = world.object(answer.id()).await;
+    assert_eq!(object["status"], "failed");
+    assert_eq!(object["output"], end["response"]["output"]);
+    assert!(!object.to_string().contains("xx"), "{object}");
 }
 
 #[tokio::test]

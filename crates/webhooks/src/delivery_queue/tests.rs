@@ -42,14 +42,15 @@ impl World {
 
     fn accept_for(&mut self, owner: &Owner, host: &str) -> (String, Option<Notice>) {
         let event = Event::new("response.completed", GenerationId::random());
+        let id = event.id.clone();
+        (id, self.accept_event(event, owner, host))
+    }
+
+    fn accept_event(&mut self, event: Event, owner: &Owner, host: &str) -> Option<Notice> {
         let url = parse_url(&format!("https://{host}/hook"), false).unwrap();
         let key = SigningKey::parse("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap();
-        let id = event.id.clone();
-        (
-            id,
-            self.queue
-                .accept(event, owner.clone(), Endpoint::new(url, key), self.now),
-        )
+        let endpoint = Endpoint::new(url, key);
+        self.queue.accept(event, owner.clone(), endpoint, self.now)
     }
 
     fn accept(&mut self, host: &str) -> String {
@@ -104,6 +105,36 @@ fn failed(status: u16) -> Attempted {
 
 fn dead(reason: Reason, error: Option<DeliveryError>) -> NoticeKind {
     NoticeKind::Dead { reason, error }
+}
+
+#[test]
+fn matches_leave_room_for_ends_of_responses() {
+    let mut world = World::new(|bounds| bounds.max_pending = 8);
+    let data = json!({"rule": "often"});
+    let matched = |world: &mut World| {
+        let data = data.as_object().unwrap().clone();
+        let event = Event::of_match(GenerationId::random(), data);
+        let id = event.id.clone();
+        (id, world.accept_event(event, &Owner::Anonymous, "a.test"))
+    };
+    let accepted: Vec<_> = (0..3).map(|_| matched(&mut world)).collect();
+    assert!(accepted[0].1.is_none() && accepted[1].1.is_none());
+    let refused = accepted[2].1.as_ref().unwrap();
+    assert_eq!(refused.kind, dead(Reason::QueueFull, None));
+    let retried = world
+        .queue
+        .retry(&Owner::Anonymous, &accepted[2].0, world.now);
+    assert_eq!(retried.unwrap_err(), NoRetry::QueueFull);
+    for _ in 0..6 {
+        assert!(world.accept_for(&Owner::Anonymous, "b.test").1.is_none());
+    }
+    assert!(world.accept_for(&Owner::Anonymous, "b.test").1.is_some());
+    // One that has ended makes room for another.
+    let job = world.start().into_iter().next().unwrap();
+    assert_eq!(job.event.id, accepted[0].0);
+    world.settle(&job, Ok(200));
+    assert!(matched(&mut world).1.is_none());
+    assert!(matched(&mut world).1.is_some());
 }
 
 #[test]

@@ -6,7 +6,7 @@ use regex_automata::util::primitives::StateID;
 use regex_automata::util::start;
 use regex_automata::{Anchored, MatchKind};
 
-use super::rules::RuleProblem;
+use super::rule_problem::RuleProblem;
 
 /// The most bytes of one automaton.
 pub(super) const MAX_BYTES: usize = 4 << 20;

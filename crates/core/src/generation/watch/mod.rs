@@ -14,11 +14,13 @@
 //! Reading a log again matches nothing: only a writer looks.
 
 mod expression;
+mod rule_problem;
 mod rules;
 mod watcher;
 mod words;
 
-pub use rules::{Pattern, RuleError, RuleProblem, WatchRule, WatchRules, WatchedKinds};
+pub use rule_problem::RuleProblem;
+pub use rules::{Pattern, RuleError, WatchRule, WatchRules, WatchedKinds};
 pub(crate) use watcher::Watcher;
 
 use std::fmt;

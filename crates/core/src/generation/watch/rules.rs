@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::expression::Expression;
+use super::rule_problem::RuleProblem;
 use super::words::Words;
 use crate::model::text_place::TextKind;
 
@@ -57,6 +58,17 @@ pub struct WatchRules {
     on: WatchedKinds,
     pub(super) words: Option<Words>,
     pub(super) expressions: Vec<Expression>,
+    /// The places in `expressions` of those that look at [a kind](kind_group), by the kind's group.
+    looking: [Vec<u32>; 3],
+}
+
+/// Returns the number of the group of kinds that a rule names as one.
+fn kind_group(part: TextKind) -> usize {
+    match part {
+        TextKind::Text | TextKind::Refusal => 0,
+        TextKind::Reasoning | TextKind::Summary => 1,
+        TextKind::Arguments => 2,
+    }
 }
 
 pub(super) struct CompiledRule {
@@ -75,33 +87,6 @@ pub struct RuleError {
     pub name: String,
     /// What is wrong with it.
     pub problem: RuleProblem,
-}
-
-/// What is wrong with a rule.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum RuleProblem {
-    /// There are more than 1,000 rules.
-    #[error("is one too many")]
-    TooMany,
-    /// It has no words, or one that is empty.
-    #[error("has no words, or an empty one")]
-    Empty,
-    /// A word has more than 1,024 bytes, or all words together more than 4 MiB.
-    #[error("has a word, or words, of too many bytes")]
-    TooLong,
-    /// The expression matches the empty text, and so every answer.
-    #[error("matches the empty text")]
-    MatchesNothing,
-    /// The expression has a `\b` or `\B` of Unicode, which needs more than one byte that follows.
-    #[error("has a word boundary of Unicode")]
-    UnicodeWordBoundary,
-    /// The automaton of the expression would take more than 4 MiB, or those of all rules more than
-    /// 64 MiB.
-    #[error("needs an automaton that is too large")]
-    TooLarge,
-    /// The expression cannot be compiled.
-    #[error("cannot be compiled: {0}")]
-    Syntax(String),
 }
 
 // === impl WatchRules ===
@@ -174,8 +159,20 @@ impl WatchRules {
             on: rule.on,
             stops: rule.stops,
         };
+        let looking = [TextKind::Text, TextKind::Reasoning, TextKind::Arguments].map(|kind| {
+            let numbered = (0..).zip(&expressions);
+            let looks = |expression: &Expression| {
+                let rule = rules.get(expression.rule as usize);
+                rule.is_some_and(|rule| rule.on.has(kind))
+            };
+            numbered
+                .filter(|(_, expression)| looks(expression))
+                .map(|(place, _)| place)
+                .collect()
+        });
         Ok(Self {
             rules: rules.iter().map(compiled).collect(),
+            looking,
             on,
             words,
             expressions,
@@ -190,6 +187,12 @@ impl WatchRules {
 
     pub(super) fn rule(&self, number: u32) -> Option<&CompiledRule> {
         self.rules.get(number as usize)
+    }
+
+    /// Returns the expressions that look at parts of this kind.
+    pub(super) fn expressions_on(&self, part: TextKind) -> impl Iterator<Item = &Expression> {
+        let places = self.looking.get(kind_group(part)).into_iter().flatten();
+        places.filter_map(|place| self.expressions.get(*place as usize))
     }
 
     /// Whether some rule looks at this part.
@@ -208,34 +211,6 @@ impl WatchedKinds {
             TextKind::Text | TextKind::Refusal => self.text,
             TextKind::Reasoning | TextKind::Summary => self.reasoning,
             TextKind::Arguments => self.arguments,
-        }
-    }
-}
-
-// === impl RuleProblem ===
-
-impl RuleProblem {
-    /// Returns what to do about it.
-    #[must_use]
-    pub fn remedy(&self) -> &'static str {
-        match self {
-            Self::TooMany => {
-                "At most 1000 rules are watched for. Put words of one kind in one rule."
-            }
-            Self::Empty => "List at least one word, and no empty one.",
-            Self::TooLong => "A word has at most 1024 bytes, all words together at most 4 MiB.",
-            Self::MatchesNothing => {
-                "Write an expression that needs at least one character: 'a+' for 'a*'."
-            }
-            Self::UnicodeWordBoundary => {
-                "Write (?-u:\\b) for \\b, which knows ASCII words only, or use 'words'."
-            }
-            Self::TooLarge => {
-                "Shorten counted repetitions, write [a-z] or (?-u:\\w) for \\w, or use 'words'."
-            }
-            Self::Syntax(_) => {
-                "Look-around and back-references do not exist here; the syntax is that of the Rust crate regex."
-            }
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The states of one generation.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::expression::ExpressionState;
@@ -11,16 +12,19 @@ use crate::model::id::Seq;
 use crate::model::json::Unescaper;
 use crate::model::record::{BatchPosition, Content, KnownTemplate, RecordBatch};
 use crate::model::snapshot::{Change, Snapshot};
-use crate::model::text_place::TextPlace;
+use crate::model::text_place::{TextKind, TextPlace};
+
+/// The most parts of one answer that are looked at at the same time. A part counts until it is complete.
+const MAX_PARTS: usize = 4096;
 
 /// Looks for the rules in one generation.
 #[derive(Debug)]
 pub(crate) struct Watcher {
     watch: Watch,
-    /// Parts that may go on.
-    parts: Vec<PartState>,
+    /// Parts that may go on, without the current one.
+    parts: BTreeMap<TextPlace, PartState>,
     /// The one that the last delta belongs to.
-    last: usize,
+    current: Option<PartState>,
     /// A delta that had escapes.
     unescaped: Vec<u8>,
     /// Not reported yet.
@@ -32,7 +36,7 @@ pub(crate) struct Watcher {
 struct PartState {
     place: TextPlace,
     words: Option<WordState>,
-    /// In the order of the rules' expressions.
+    /// In the order of the expressions that look at this kind of part.
     expressions: Box<[ExpressionState]>,
     unescaper: Unescaper,
     /// Bytes of the text so far.
@@ -53,20 +57,22 @@ pub(crate) struct Cut {
 // === impl Watcher ===
 
 impl Watcher {
-    /// Goes on with an answer that has these texts, where nothing is reported again.
-    pub(crate) fn new(watch: Watch, snapshot: &Snapshot) -> Self {
+    /// Goes on with an answer that has these texts, where nothing is reported again. Returns as well
+    /// whether a rule stops the answer because of them.
+    pub(crate) fn new(watch: Watch, snapshot: &Snapshot) -> (Self, bool) {
         let mut watcher = Self {
             watch,
-            parts: Vec::new(),
-            last: 0,
+            parts: BTreeMap::new(),
+            current: None,
             unescaped: Vec::new(),
             found: Vec::new(),
         };
         for (place, text) in snapshot.open_texts() {
             watcher.text(place, &text, Seq(0));
         }
+        let stops = watcher.found.iter().any(|found| found.stops);
         watcher.found.clear();
-        watcher
+        (watcher, stops)
     }
 
     /// Looks at a batch before it is appended. `changes` are the events of its full records. Returns
@@ -123,12 +129,10 @@ impl Watcher {
                 self.text((*target).into(), text, seq);
             }
             Change::Event(EventKind::TextDone { item, part }) => {
-                let (item, part) = (u64::from(*item), *part);
-                self.finish(seq, |place| place.item == item && place.part == part);
+                self.finish(seq, u64::from(*item), Some(*part));
             }
             Change::Event(EventKind::ArgumentsDone { item } | EventKind::ItemDone { item, .. }) => {
-                let item = u64::from(*item);
-                self.finish(seq, |place| place.item == item);
+                self.finish(seq, u64::from(*item), None);
             }
             Change::Relayed {
                 update: Some(update),
@@ -138,8 +142,7 @@ impl Watcher {
                     self.text(place, text, seq);
                 }
                 if update.completes_item() {
-                    let item = update.index();
-                    self.finish(seq, |place| place.relayed && place.item == item);
+                    self.finish(seq, update.index(), None);
                 }
             }
             Change::Event(_) | Change::Relayed { .. } => {}
@@ -151,18 +154,16 @@ impl Watcher {
         if escaped.is_empty() || !self.watch.rules.looks_at(place.kind) {
             return;
         }
-        if self
-            .parts
-            .get(self.last)
-            .is_none_or(|part| part.place != place)
-        {
-            let known = self.parts.iter().position(|part| part.place == place);
-            self.last = known.unwrap_or_else(|| {
-                self.parts.push(PartState::new(place, &self.watch));
-                self.parts.len() - 1
-            });
+        if self.current.as_ref().is_none_or(|part| part.place != place) {
+            if let Some(earlier) = self.current.take() {
+                self.parts.insert(earlier.place, earlier);
+            }
+            self.current = self.parts.remove(&place);
+            if self.current.is_none() && self.parts.len() < MAX_PARTS {
+                self.current = Some(PartState::new(place, &self.watch));
+            }
         }
-        let Some(part) = self.parts.get_mut(self.last) else {
+        let Some(part) = &mut self.current else {
             return;
         };
         if memchr::memchr(b'\\', escaped.as_bytes()).is_none() && !part.unescaper.holds() {
@@ -176,21 +177,26 @@ impl Watcher {
         self.unescaped.shrink_to(16 * 1024);
     }
 
-    /// Ends parts: nothing follows.
-    fn finish(&mut self, seq: Seq, ends: impl Fn(TextPlace) -> bool) {
-        let Self {
-            watch,
-            parts,
-            found,
-            ..
-        } = self;
-        parts.retain_mut(|part| {
-            let is_over = ends(part.place);
-            if is_over {
-                part.finish(watch, seq, found);
+    /// Ends the texts of this part of an item, or of all its parts: nothing follows.
+    fn finish(&mut self, seq: Seq, item: u64, part: Option<u32>) {
+        if let Some(current) = self.current.take() {
+            self.parts.insert(current.place, current);
+        }
+        let first = TextPlace {
+            item,
+            part: part.unwrap_or(0),
+            kind: TextKind::Text,
+            relayed: false,
+        };
+        let following = self.parts.range(first..).map(|(place, _)| *place);
+        let ended: Vec<TextPlace> = following
+            .take_while(|place| place.item == item && part.is_none_or(|part| place.part == part))
+            .collect();
+        for place in ended {
+            if let Some(mut state) = self.parts.remove(&place) {
+                state.finish(&self.watch, seq, &mut self.found);
             }
-            !is_over
-        });
+        }
     }
 }
 
@@ -203,13 +209,8 @@ impl PartState {
             place,
             words: rules.words.as_ref().map(|words| words.start()),
             expressions: rules
-                .expressions
-                .iter()
-                .map(|expression| {
-                    let looks = rules.rule(expression.rule);
-                    let looks = looks.is_some_and(|rule| rule.on.has(place.kind));
-                    expression.start().filter(|_| looks)
-                })
+                .expressions_on(place.kind)
+                .map(|expression| expression.start())
                 .collect(),
             unescaper: Unescaper::default(),
             bytes: 0,
@@ -231,7 +232,8 @@ impl PartState {
                 }
             });
         }
-        for (expression, state) in rules.expressions.iter().zip(&mut self.expressions) {
+        let expressions = rules.expressions_on(place.kind);
+        for (expression, state) in expressions.zip(&mut self.expressions) {
             if let Some(end) = expression.advance(state, text) {
                 let end = before + end as u64;
                 found.extend(new_match(watch, place, expression.rule, end, seq));
@@ -249,7 +251,7 @@ impl PartState {
         if !rest.is_empty() {
             self.advance(watch, &rest, seq, found);
         }
-        let expressions = watch.rules.expressions.iter();
+        let expressions = watch.rules.expressions_on(self.place.kind);
         for (expression, state) in expressions.zip(&mut self.expressions) {
             if expression.finish(state) {
                 found.extend(new_match(

@@ -133,6 +133,11 @@ impl CatchUp {
         }
     }
 
+    /// As [`ResponsesTranslator::usage_json`].
+    pub(crate) fn usage_json(&self) -> Option<String> {
+        self.translator.usage_json()
+    }
+
     pub(crate) fn body_ended(&self, end: BodyEnd) -> Ending {
         self.translator.body_ended(end)
     }

@@ -116,6 +116,12 @@ impl RecordWriter {
         std::mem::take(&mut self.changes)
     }
 
+    /// Gives back what [`RecordWriter::take_changes`] took of records that were not appended.
+    pub(crate) fn give_back(&mut self, mut changes: Vec<Change>) {
+        changes.append(&mut self.changes);
+        self.changes = changes;
+    }
+
     /// Drops the records after this place, and what was collected for the next one: the answer ends
     /// here. Not to be written to any more once the rest is appended.
     pub(crate) fn cut(&mut self, at: BatchPosition) {

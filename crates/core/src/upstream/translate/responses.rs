@@ -136,6 +136,17 @@ impl ResponsesTranslator {
         self.event(&members, data, records)
     }
 
+    /// Returns the usage as raw JSON, if the terminal object has come and has one.
+    pub(crate) fn usage_json(&self) -> Option<String> {
+        let object = match self.last.as_ref()? {
+            TerminalObject::Plain(object) => object.as_str(),
+            TerminalObject::Folded(object) => object.as_str(),
+        };
+        let members: Members<'_> = serde_json::from_str(object).ok()?;
+        let usage = members.get("usage")?.get();
+        (usage != "null").then(|| usage.to_owned())
+    }
+
     /// Returns the ending of a body without a terminal event.
     #[must_use]
     pub fn body_ended(&self, end: BodyEnd) -> Ending {

@@ -133,8 +133,8 @@ impl Translator {
     pub(crate) fn usage(&self) -> Option<String> {
         match self {
             Self::Chat(chat) => chat.usage_json(),
-            // It comes with the terminal event only.
-            Self::Responses(_) | Self::CatchUp(_) => None,
+            Self::Responses(responses) => responses.usage_json(),
+            Self::CatchUp(catch_up) => catch_up.usage_json(),
         }
     }
 

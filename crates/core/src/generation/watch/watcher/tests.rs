@@ -79,11 +79,11 @@ fn place() -> TextPlace {
 /// Returns the rule and the offset of each match in a text that comes in these pieces.
 fn found<'a>(rules: &[WatchRule], pieces: impl IntoIterator<Item = &'a str>) -> Vec<(String, u64)> {
     let (watch, _) = watch(rules);
-    let mut watcher = Watcher::new(watch, &Snapshot::default());
+    let (mut watcher, _) = Watcher::new(watch, &Snapshot::default());
     for piece in pieces {
         watcher.text(place(), &json::escape(piece), Seq(0));
     }
-    watcher.finish(Seq(0), |_| true);
+    watcher.finish(Seq(0), 0, None);
     let found = watcher.found.iter();
     let mut found: Vec<_> = found
         .map(|found| (found.name.to_string(), found.offset))
@@ -111,7 +111,7 @@ fn expression_matches_where_its_last_character_is() {
     assert_eq!(offsets(number(), &["call 555", "-01", "23 now"]), [13]);
     // Known at the end of a delta, without the next one.
     let (watch, _) = watch(&[number()]);
-    let mut watcher = Watcher::new(watch, &Snapshot::default());
+    let (mut watcher, _) = Watcher::new(watch, &Snapshot::default());
     watcher.text(place(), "555-0123", Seq(7));
     assert_eq!(watcher.found.len(), 1);
     assert_eq!((watcher.found[0].offset, watcher.found[0].seq), (8, Seq(7)));
@@ -281,6 +281,49 @@ fn stop_drops_what_follows_the_match_in_a_batch() {
     assert!(object.contains(r#""text":"a secret""#), "{object}");
     assert!(object.contains(r#""reason":"content_filter""#), "{object}");
     assert!(generation.is_over());
+}
+
+#[test]
+fn next_writer_ends_what_the_one_before_has_stopped() {
+    let rule = WatchRule {
+        stops: true,
+        ..words("w", &["secret"])
+    };
+    let (watch, matches) = watch(&[rule]);
+    let generation = generation();
+    let mut first = Writer::new(generation.clone());
+    first.watch_for(watch.clone());
+    let mut records = answering(&mut first);
+    say(&mut first, &mut records, DeltaKind::Text, "a secret");
+    // Its process is lost before it writes the end.
+    let mut second = Writer::new(generation.clone());
+    second.watch_for(watch);
+    assert!(second.is_filtered());
+    second.end_filtered(None);
+    assert!(generation.is_over());
+    let object = String::from_utf8(generation.response_json()).expect("JSON is UTF-8");
+    assert!(object.contains(r#""text":"a secret""#), "{object}");
+    assert!(object.contains(r#""reason":"content_filter""#), "{object}");
+    assert_eq!(matches.0.lock().len(), 1, "it is not reported again");
+    drop(first);
+}
+
+#[test]
+fn parts_that_are_looked_at_are_bounded_until_they_are_complete() {
+    let (watch, _) = watch(&[words("w", &["secret"])]);
+    let (mut watcher, _) = Watcher::new(watch, &Snapshot::default());
+    let at = |item| TextPlace { item, ..place() };
+    let most = MAX_PARTS as u64;
+    for item in 0..most + 10 {
+        watcher.text(at(item), "sec", Seq(0));
+    }
+    watcher.text(at(most - 1), "ret", Seq(0));
+    assert_eq!(watcher.found.len(), 1, "the last one that has room");
+    watcher.text(at(most + 1), "secret", Seq(0));
+    assert_eq!(watcher.found.len(), 1, "one beyond");
+    watcher.finish(Seq(0), 7, None);
+    watcher.text(at(most + 1), "secret", Seq(0));
+    assert_eq!(watcher.found.len(), 2, "one that got the room");
 }
 
 /// Texts of few letters, so that words are in them.
