@@ -1143,7 +1143,9 @@ async fn endpoint_that_keeps_its_answers_is_asked_for_no_hedge() {
         ..Plan::of(2)
     }
     .build();
-    let started = world.test.start(r#"{"model":"m","input":"x","stream":true}"#);
+    let started = world
+        .test
+        .start(r#"{"model":"m","input":"x","stream":true}"#);
     let (endpoint, call) = world.call().await;
     assert_eq!(endpoint, 0);
     tokio::time::sleep(seconds(5)).await;
