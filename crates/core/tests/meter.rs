@@ -174,3 +174,25 @@ async fn answer_that_outgrows_its_reservation_ends_with_a_finish_chunk() {
     assert_eq!(done.data, "[DONE]");
     let _ = Audit::of(&generation);
 }
+
+#[tokio::test(start_paused = true)]
+async fn answer_that_is_used_up_as_its_stream_breaks_is_incomplete_and_not_failed() {
+    let test = TestEngine::new(EngineOptions::default());
+    let started = test
+        .start_request(StartRequest {
+            meter: Some(Arc::new(Tight)),
+            ..TestEngine::request(CHAT)
+        })
+        .unwrap();
+    let generation = started.guard.generation().clone();
+    let call = test.upstream.call().await;
+    let token = r#"{"id":"c","object":"chat.completion.chunk","choices":[{"index":0,"delta":{"content":"word "},"finish_reason":null}]}"#;
+    let tokens = format!("data: {token}\n\n").repeat(500);
+    // In one read.
+    call.bytes(format!("{tokens}data: {{broken\n\n"));
+    generation.ended().await;
+    let object: serde_json::Value = serde_json::from_slice(&generation.response_json()).unwrap();
+    assert_eq!(object["status"], "incomplete", "{object}");
+    assert_eq!(object["incomplete_details"]["reason"], "max_output_tokens");
+    let _ = Audit::of(&generation);
+}

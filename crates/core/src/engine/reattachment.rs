@@ -98,7 +98,7 @@ impl Engine {
     }
 
     /// Has a task write what follows. Returns the log if there is none and its end is made, so that its
-    /// upstream works for nobody.
+    /// upstream works in vain.
     fn run_adopted(&self, adopted: Adopted) -> Option<Adopted> {
         let tail = adopted.generation.tail();
         let Some(end) = tail.ok().filter(|tail| !tail.sealed).map(|tail| tail.next) else {

@@ -206,7 +206,7 @@ impl Reattachment {
     }
 }
 
-/// Ends an answer at its upstream whose log nobody goes on with.
+/// Ends an answer at its upstream whose log has ended without it.
 pub(crate) async fn cancel_held(
     upstream: Arc<dyn Upstream>,
     attachment: Attachment,
