@@ -77,8 +77,7 @@ pub(super) async fn retry(
             Err(ApiError::new(ErrorCode::NotFound, message).into())
         }
         Err(NoRetry::QueueFull) => {
-            let message =
-                "The number of pending webhook deliveries has reached webhooks.max_pending, or that of matches a quarter of it.";
+            let message = "The number of pending webhook deliveries has reached webhooks.max_pending, or that of matches a quarter of it.";
             Err(ApiError::new(ErrorCode::Overloaded, message).into())
         }
     }
