@@ -308,8 +308,11 @@ impl Engine {
                 from_upstream,
             )
         });
-        // Keeps the flushers running until the last record is noted.
-        let persistence = (self.persistence.clone(), self.replica.clone());
+        // Keeps the flushers running until the last record is noted. Boxed, since the task of each open
+        // stream holds it.
+        let is_kept = self.persistence.is_some() || self.replica.is_some();
+        let persistence =
+            is_kept.then(|| Box::new((self.persistence.clone(), self.replica.clone())));
         let scope = trace.map(|trace| LogScope::of(&trace.context));
         let source = Box::new(Source::Asked(plan.work));
         // Boxed: it takes some KiB, and is moved several times on its way into a task.
