@@ -69,7 +69,7 @@ def test_names_types_and_labels_are_valid(http, accept):
     families = scrape(http, accept)
     assert len(families) > 15
     for name, family in families.items():
-        assert re.fullmatch(r"(tokenwire|process)_[a-z_]+", name)
+        assert re.fullmatch(r"(tokenwire|process)_[a-z0-9_]+", name)
         assert family.type in ("counter", "gauge", "histogram"), f"{name} is {family.type}"
         assert family.documentation.endswith("."), f"{name} has no description"
         suffixes = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_count", "_sum")}[family.type]
