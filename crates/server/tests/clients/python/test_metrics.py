@@ -21,7 +21,8 @@ LABELS = {
     "le": r"[0-9.]+|\+Inf",
     "limit": "requests|tokens|streams|budget|size|price",
     "model": "simulator|other",
-    "result": "hit|miss|coalesced|bypass|applied|refused|read|nothing_left|reset|lost",
+    "result": "hit|miss|coalesced|bypass|applied|refused|read|nothing_left|reset|lost|sent|dropped|rejected|failed"
+    "|completed|disconnected|plain_http|timeout",
     "status": "completed|incomplete|failed|cancelled",
     "transport": "sse|text|websocket",
     "upstream": r"[A-Za-z0-9_.-]+",
