@@ -959,39 +959,14 @@ impl Deadlines {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::generation::Holdings;
-    use crate::log::{LogHeader, LogLimits, LogTail};
-    use crate::model::account::Account;
-    use crate::model::id::{GenerationId, Owner};
-    use crate::model::snapshot::{Api, Meta};
-
-    fn generation(grace: Duration) -> Arc<Generation> {
-        let limits = LogLimits {
-            bytes: 1 << 20,
-            events: 1 << 10,
-        };
-        let log = Arc::new(LogTail::new(limits, Account::default()));
-        let meta = Meta {
-            id: GenerationId::random(),
-            owner: Owner::Anonymous,
-            created_at: 0,
-            model: "model".to_owned(),
-            request_fields: "".into(),
-            api: Api::Chat,
-            background: false,
-            store: false,
-            include_usage: false,
-        };
-        let header = Arc::new(LogHeader::new(meta, "scripted"));
-        Generation::new(header, log, grace, Holdings::uncounted())
-    }
+    use crate::generation::fixture::{generation, meta};
 
     /// A reader on another thread may attach at any point of a poll, also after the readers were
     /// counted.
     #[tokio::test(start_paused = true)]
     async fn reader_that_attaches_during_a_poll_does_not_end_the_grace() {
         let grace = Duration::from_secs(30);
-        let generation = generation(grace);
+        let generation = generation(meta(), grace);
         let timeouts = Timeouts {
             total: Duration::ZERO,
             first_token: Duration::ZERO,
@@ -1016,7 +991,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn reader_that_comes_and_goes_between_two_polls_restarts_the_grace() {
         let grace = Duration::from_secs(30);
-        let generation = generation(grace);
+        let generation = generation(meta(), grace);
         let mut deadlines = Deadlines::new(generation.clone(), Timeouts::default());
         let polled = std::future::poll_fn(|cx| Poll::Ready(deadlines.poll(cx))).await;
         assert!(polled.is_pending());

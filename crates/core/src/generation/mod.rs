@@ -20,6 +20,8 @@
 
 mod control;
 mod driver;
+#[cfg(test)]
+mod fixture;
 mod holdings;
 mod large_record;
 mod log_version;

@@ -292,10 +292,7 @@ mod tests {
     use std::sync::atomic::{AtomicU32, Ordering};
 
     use super::*;
-    use crate::generation::Holdings;
-    use crate::log::{LogHeader, LogLimits, LogTail};
-    use crate::model::account::Account;
-    use crate::model::id::Owner;
+    use crate::generation::fixture::{generation, meta};
     use crate::model::snapshot::{Api, Meta};
     use crate::upstream::{Target, UpstreamHead};
 
@@ -346,30 +343,19 @@ mod tests {
         }
     }
 
-    fn generation() -> Arc<Generation> {
-        let limits = LogLimits {
-            bytes: 1 << 20,
-            events: 1 << 10,
-        };
-        let log = Arc::new(LogTail::new(limits, Account::default()));
+    fn held() -> Arc<Generation> {
         let meta = Meta {
-            id: GenerationId::random(),
-            owner: Owner::Anonymous,
-            created_at: 0,
-            model: "model".to_owned(),
-            request_fields: "".into(),
             api: Api::Responses,
             background: true,
             store: true,
-            include_usage: false,
+            ..meta()
         };
-        let header = Arc::new(LogHeader::new(meta, "scripted"));
-        Generation::new(header, log, Duration::ZERO, Holdings::uncounted())
+        generation(meta, Duration::ZERO)
     }
 
     #[tokio::test(start_paused = true)]
     async fn answer_without_anything_new_is_asked_for_with_pauses_until_its_window_has_passed() {
-        let (upstream, generation) = (Arc::new(Giving::default()), generation());
+        let (upstream, generation) = (Arc::new(Giving::default()), held());
         let attachment = Attachment::new("held", "resp_1").unwrap();
         let origin = AnswerOrigin::attached(attachment.clone());
         let mut held = Reattachment::new(upstream.clone(), origin, None, Duration::ZERO);

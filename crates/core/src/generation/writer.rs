@@ -512,33 +512,12 @@ mod tests {
     use futures::FutureExt as _;
 
     use super::*;
-    use crate::generation::Holdings;
-    use crate::log::{LogHeader, LogLimits, LogTail};
-    use crate::model::account::Account;
+    use crate::generation::fixture::{generation, meta};
     use crate::model::event::{DeltaKind, DeltaTarget, ItemHead, PartKind};
-    use crate::model::id::{GenerationId, Owner};
-    use crate::model::snapshot::{Api, Meta, Status};
+    use crate::model::snapshot::Status;
 
     fn writer() -> Writer {
-        let limits = LogLimits {
-            bytes: 1 << 28,
-            events: 1 << 20,
-        };
-        let log = Arc::new(LogTail::new(limits, Account::default()));
-        let meta = Meta {
-            id: GenerationId::random(),
-            owner: Owner::Anonymous,
-            created_at: 0,
-            model: "model".to_owned(),
-            request_fields: "".into(),
-            api: Api::Chat,
-            background: false,
-            store: false,
-            include_usage: false,
-        };
-        let header = Arc::new(LogHeader::new(meta, "scripted"));
-        let holdings = Holdings::uncounted();
-        Writer::new(Generation::new(header, log, Duration::ZERO, holdings))
+        Writer::new(generation(meta(), Duration::ZERO))
     }
 
     /// A writer that has appended the start of an answer, and its records.

@@ -1,19 +1,17 @@
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use proptest::prelude::*;
 
 use super::*;
+use crate::generation::Writer;
+use crate::generation::fixture;
 use crate::generation::watch::{
     Pattern, RuleProblem, WatchListener, WatchRule, WatchRules, WatchedKinds,
 };
-use crate::generation::{Holdings, Writer};
-use crate::log::{LogHeader, LogLimits, LogTail};
-use crate::model::account::Account;
 use crate::model::event::{DeltaKind, DeltaTarget, ItemHead, PartKind};
-use crate::model::id::{GenerationId, Owner};
 use crate::model::json;
-use crate::model::snapshot::{Api, Meta};
 use crate::model::text_place::TextKind;
 use crate::upstream::translate::RecordWriter;
 
@@ -166,25 +164,7 @@ fn ten_thousand_words_are_found() {
 }
 
 fn generation() -> Arc<Generation> {
-    let limits = LogLimits {
-        bytes: 1 << 20,
-        events: 1 << 10,
-    };
-    let log = Arc::new(LogTail::new(limits, Account::default()));
-    let meta = Meta {
-        id: GenerationId::random(),
-        owner: Owner::Anonymous,
-        created_at: 0,
-        model: "model".to_owned(),
-        request_fields: "".into(),
-        api: Api::Chat,
-        background: false,
-        store: false,
-        include_usage: false,
-    };
-    let header = Arc::new(LogHeader::new(meta, "scripted"));
-    let grace = std::time::Duration::ZERO;
-    Generation::new(header, log, grace, Holdings::uncounted())
+    fixture::generation(fixture::meta(), Duration::ZERO)
 }
 
 fn say(writer: &mut Writer, records: &mut RecordWriter, kind: DeltaKind, text: &str) {
