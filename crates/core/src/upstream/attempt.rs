@@ -55,24 +55,16 @@ pub(super) async fn start(
     let asked = request.asked.clone();
     asked.begin();
     attempt.trace = RequestTrace::begin(&mut request, route.endpoint.name());
-    match route.endpoint.open(request).await {
-        Ok(UpstreamResponse { head, stream }) => Ok(AttemptStream {
-            head,
-            stream,
-            attempt,
-            endpoint,
-        }),
-        Err(error) => {
-            if !may_have_worked(&error) {
-                asked.undo();
-            }
-            if let Some(trace) = &mut attempt.trace {
-                trace.not_opened(&error);
-            }
-            attempt.fail(classify(&error).1);
-            Err(error)
+    let opened = route.endpoint.open(request).await;
+    if let Err(error) = &opened {
+        if !may_have_worked(error) {
+            asked.undo();
+        }
+        if let Some(trace) = &mut attempt.trace {
+            trace.not_opened(error);
         }
     }
+    begun(opened, attempt, endpoint)
 }
 
 /// Asks the endpoint of `route` for a response that it goes on with, and waits for the head.
@@ -84,8 +76,18 @@ pub(super) async fn attach(
     let (permit, _) = acquire(route).await?;
     let key = route.key_of(request.client_key.as_ref());
     let timeout = request.first_token_timeout;
-    let mut attempt = route.stats.begin(permit, timeout, false, key);
-    match route.endpoint.attach(request).await {
+    let attempt = route.stats.begin(permit, timeout, false, key);
+    let opened = route.endpoint.attach(request).await;
+    begun(opened, attempt, endpoint)
+}
+
+/// Joins what the endpoint has begun with its attempt. A failure counts against the endpoint.
+fn begun(
+    opened: Result<UpstreamResponse, OpenError>,
+    mut attempt: Attempt,
+    endpoint: usize,
+) -> Result<AttemptStream, OpenError> {
+    match opened {
         Ok(UpstreamResponse { head, stream }) => Ok(AttemptStream {
             head,
             stream,
