@@ -257,6 +257,13 @@ impl Engine {
         self.registry.forget(id);
         Ok(())
     }
+
+    /// What keeps the flushers running until the last record of a stream is noted, if it is kept
+    /// anywhere. Boxed, since the task of each open stream holds it.
+    fn held_stores(&self) -> Option<Box<(Option<Persistence>, Option<Replica>)>> {
+        let is_kept = self.persistence.is_some() || self.replica.is_some();
+        is_kept.then(|| Box::new((self.persistence.clone(), self.replica.clone())))
+    }
 }
 
 fn not_found(id: &GenerationId) -> ApiError {

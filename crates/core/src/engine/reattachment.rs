@@ -165,13 +165,13 @@ impl Engine {
             timeouts: target.timeouts,
             previous_response_id: predecessor.map(ToString::to_string),
         };
-        let persistence = (self.persistence.clone(), self.replica.clone());
+        let stores = self.held_stores();
         let upstream = self.upstream.clone();
         self.tasks.spawn(Box::pin(async move {
             let source = Box::new(Source::Adopted(adopted));
             let rest = drive(&mut writer, &mut records, upstream, source).await;
             drop((writer, records));
-            drop((observation, running, persistence));
+            drop((observation, running, stores));
             if let Some(rest) = rest {
                 rest.await;
             }

@@ -308,11 +308,7 @@ impl Engine {
                 from_upstream,
             )
         });
-        // Keeps the flushers running until the last record is noted. Boxed, since the task of each open
-        // stream holds it.
-        let is_kept = self.persistence.is_some() || self.replica.is_some();
-        let persistence =
-            is_kept.then(|| Box::new((self.persistence.clone(), self.replica.clone())));
+        let stores = self.held_stores();
         let scope = trace.map(|trace| LogScope::of(&trace.context));
         let source = Box::new(Source::Asked(plan.work));
         // Boxed: it takes some KiB, and is moved several times on its way into a task.
@@ -321,7 +317,7 @@ impl Engine {
             drop((writer, records));
             // Dropped here, or with the task if it ends early: that tells the registry and the others
             // of the end.
-            drop((leader, observation, running, persistence));
+            drop((leader, observation, running, stores));
             // After the registry: the hook must find the object as it is at its end.
             drop(on_end_guard);
             if let Some(rest) = finished {
