@@ -28,3 +28,4 @@ pub use reader::{
     SseFraming, SseReader, come_back, head_at, last_event_id, read, resume, resume_at,
     resume_or_start, start,
 };
+pub use response::event_stream;

@@ -1,6 +1,6 @@
 //! The response head.
 
-use actix_web::body::BoxBody;
+use actix_web::body::{BoxBody, MessageBody};
 use actix_web::http::header::{self, HeaderName, HeaderValue};
 use actix_web::{HttpResponse, HttpResponseBuilder};
 
@@ -11,7 +11,10 @@ const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering
 
 /// Returns a `text/event-stream` response. `no-transform` and `X-Accel-Buffering` keep proxies from
 /// holding tokens back.
-pub(crate) fn event_stream(response: &mut HttpResponseBuilder, body: SseBody) -> HttpResponse {
+pub fn event_stream(
+    response: &mut HttpResponseBuilder,
+    body: impl MessageBody + 'static,
+) -> HttpResponse {
     finish(
         response,
         HeaderValue::from_static("text/event-stream"),
@@ -31,7 +34,7 @@ pub(crate) fn plain_text(response: &mut HttpResponseBuilder, body: SseBody) -> H
 fn finish(
     response: &mut HttpResponseBuilder,
     content_type: HeaderValue,
-    body: SseBody,
+    body: impl MessageBody + 'static,
 ) -> HttpResponse {
     response
         .insert_header((header::CONTENT_TYPE, content_type))

@@ -6,8 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
-use actix_web::body::{BodySize, BoxBody, MessageBody};
-use actix_web::http::header::{self, HeaderName, HeaderValue};
+use actix_web::body::{BodySize, MessageBody};
 use actix_web::{HttpRequest, HttpResponse, web};
 use bytes::{BufMut as _, Bytes, BytesMut};
 use futures::future::LocalBoxFuture;
@@ -23,7 +22,6 @@ use crate::service::Service;
 const RETRY: Duration = Duration::from_secs(2);
 /// Bytes that one read returns at most, and one event beyond them.
 const READ_BYTES: usize = 16 * 1024;
-const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
 /// The events of one watcher. Nothing is queued: each read takes what the watcher has.
 struct ActivityBody {
@@ -73,21 +71,7 @@ pub(super) async fn watch(
         heartbeat,
         silent_until: Box::pin(tokio::time::sleep(heartbeat)),
     };
-    Ok(HttpResponse::Ok()
-        .insert_header((
-            header::CONTENT_TYPE,
-            HeaderValue::from_static("text/event-stream"),
-        ))
-        .insert_header((
-            header::CACHE_CONTROL,
-            HeaderValue::from_static("no-cache, no-transform"),
-        ))
-        .insert_header((X_ACCEL_BUFFERING, HeaderValue::from_static("no")))
-        .insert_header((
-            header::X_CONTENT_TYPE_OPTIONS,
-            HeaderValue::from_static("nosniff"),
-        ))
-        .body(BoxBody::new(body)))
+    Ok(tokenwire_sse::event_stream(&mut HttpResponse::Ok(), body))
 }
 
 impl MessageBody for ActivityBody {
