@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::identities::{ALICE, BOB, LIMITED, OPERATOR, entry};
 use crate::support::{Answer, End, Request, Socket, World, chat, over, response, start, with};
 use serde_json::{Value, json};
 use tokenwire::auth::KeysFile;
@@ -11,20 +12,8 @@ use tokenwire::config::schema::{Api, Upstream};
 use tokenwire::key_hash::KeyHash;
 use tokenwire_simulator::{Options, Simulator};
 
-const ALICE: &str = "sk-tw-alice-alice-alice-alice";
-const BOB: &str = "sk-tw-bob-bob-bob-bob-bob-bob";
-const OPERATOR: &str = "sk-tw-operator-operator-oper";
 const EXPIRED: &str = "sk-tw-expired-expired-expired";
-const LIMITED: &str = "sk-tw-limited-limited-limited";
 const REVOKED: &str = "sk-tw-revoked-revoked-revoked";
-
-fn entry(owner: &str, key: &str) -> KeyEntry {
-    KeyEntry {
-        owner: owner.to_owned(),
-        key: Some(key.to_owned().into()),
-        ..KeyEntry::default()
-    }
-}
 
 fn keys(config: &mut Config) {
     config.auth.keys = vec![

@@ -9,6 +9,7 @@
 mod support;
 
 mod credentials;
+mod identities;
 mod jwt;
 mod limits;
 mod limits_cluster;

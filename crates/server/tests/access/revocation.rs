@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use crate::identities::{ALICE, BOB, OPERATOR, entry};
 use crate::support::cluster_world::{ClusterWorld, ready};
 use crate::support::websocket::RawSocket;
 use crate::support::{Answer, End, Exchange, Request, Socket, World, eventually, response, start};
@@ -10,23 +11,11 @@ use serde_json::{Value, json};
 use tokenwire::config::Config;
 use tokenwire::config::auth::{KeyEntry, Role};
 
-const ALICE: &str = "sk-tw-alice-alice-alice-alice";
-const BOB: &str = "sk-tw-bob-bob-bob-bob-bob-bob";
-const OPERATOR: &str = "sk-tw-operator-operator-oper";
-
 /// A stream that lasts longer than any test.
 const ENDLESS: &str = "tokens=100000 text=count tbt=20ms";
 
 /// The longest time until a revocation has taken effect, with the load of other tests.
 const SOON: Duration = Duration::from_secs(3);
-
-fn entry(owner: &str, key: &str) -> KeyEntry {
-    KeyEntry {
-        owner: owner.to_owned(),
-        key: Some(key.to_owned().into()),
-        ..KeyEntry::default()
-    }
-}
 
 fn keys(config: &mut Config) {
     let operator = KeyEntry {

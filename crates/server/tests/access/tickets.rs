@@ -2,6 +2,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use crate::identities::{ALICE, BOB, LIMITED, OPERATOR, entry};
 use crate::support::websocket::RawSocket;
 use crate::support::{
     Answer, DiskWorld, End, Request, World, chat, eventually, response, start, with,
@@ -10,19 +11,6 @@ use serde_json::{Value, json};
 use tokenwire::auth::KeysFile;
 use tokenwire::config::Config;
 use tokenwire::config::auth::{KeyEntry, Role};
-
-const ALICE: &str = "sk-tw-alice-alice-alice-alice";
-const BOB: &str = "sk-tw-bob-bob-bob-bob-bob-bob";
-const OPERATOR: &str = "sk-tw-operator-operator-oper";
-const LIMITED: &str = "sk-tw-limited-limited-limited";
-
-fn entry(owner: &str, key: &str) -> KeyEntry {
-    KeyEntry {
-        owner: owner.to_owned(),
-        key: Some(key.to_owned().into()),
-        ..KeyEntry::default()
-    }
-}
 
 fn keys(config: &mut Config) {
     config.auth.keys = vec![
