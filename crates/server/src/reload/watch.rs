@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Interval, MissedTickBehavior};
 
 use super::reloader::Reloader;
 use super::source::{ConfigSource, FileVersion, version};
@@ -59,54 +59,80 @@ async fn follow_signals(reloader: &Reloader, mut hangups: Signal) {
 
 /// Follows the file of the configuration, and those that it names for TLS to upstreams.
 async fn follow_files(reloader: &Reloader, source: &ConfigSource) {
-    let mut tick = tokio::time::interval(POLL);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let versions = |config, files: &[PathBuf]| -> Vec<FileVersion> {
         let files = files.iter().map(|file| version(file));
         std::iter::once(config).chain(files).collect()
     };
     let mut files = reloader.tls_files();
-    let mut read = versions(source.first_version(), &files);
-    let mut before = read.clone();
+    let mut seen = Seen::new(versions(source.first_version(), &files));
+    let mut tick = ticks();
     loop {
         tick.tick().await;
         let config = source.version();
-        let now = versions(config, &files);
-        let is_settled = now == before;
-        before.clone_from(&now);
-        if is_settled && now != read {
+        if seen.settles_at(versions(config, &files)) {
             let _ = reloader.reload("a file changed").await;
-            read = now;
         }
         // Any reload may name other files, which it has read.
         let named = reloader.tls_files();
         if named != files {
             files = named;
-            read = versions(read.first().copied().flatten(), &files);
-            before = versions(config, &files);
+            seen = Seen {
+                read: versions(seen.read.first().copied().flatten(), &files),
+                before: versions(config, &files),
+            };
         }
     }
 }
 
 /// Reloads when the version differs from the one that was read.
-async fn follow<V: Copy + PartialEq>(
+async fn follow<V: Clone + PartialEq>(
     reloader: &Reloader,
     why: &str,
     first: V,
     version: impl Fn() -> V,
 ) {
-    let mut tick = tokio::time::interval(POLL);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut read = first;
-    let mut before = read;
+    let mut seen = Seen::new(first);
+    let mut tick = ticks();
     loop {
         tick.tick().await;
-        let now = version();
-        let is_settled = now == before;
-        before = now;
-        if is_settled && now != read {
-            read = now;
+        if seen.settles_at(version()) {
             let _ = reloader.reload(why).await;
         }
+    }
+}
+
+fn ticks() -> Interval {
+    let mut tick = tokio::time::interval(POLL);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    tick
+}
+
+/// The versions of followed files.
+struct Seen<V> {
+    /// What the last reload has read.
+    read: V,
+    /// What the last look found.
+    before: V,
+}
+
+// === impl Seen ===
+
+impl<V: Clone + PartialEq> Seen<V> {
+    fn new(read: V) -> Self {
+        Self {
+            before: read.clone(),
+            read,
+        }
+    }
+
+    /// Notes a look. Returns whether the files are to be read: they are the same as at the last look,
+    /// and not what was read.
+    fn settles_at(&mut self, now: V) -> bool {
+        let is_due = now == self.before && now != self.read;
+        if is_due {
+            self.read = now.clone();
+        }
+        self.before = now;
+        is_due
     }
 }
