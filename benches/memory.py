@@ -13,20 +13,15 @@ loses an answer. Needs Linux and Python 3.9, no packages.
 import asyncio
 import collections
 import json
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 
+from ports import free_port, wait
+
 MIB = 1 << 20
 MOST, LEFT = 200, 64
-
-
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 class Gateway:
@@ -47,16 +42,7 @@ upstreams: [{{name: simulator, base_url: "http://127.0.0.1:{upstream}/v1", api: 
         command = [gateway, "--port", str(self.port), "--config", path]
         self.process = subprocess.Popen(command, **quiet)
         for port in (upstream, self.port):
-            self.wait(port)
-
-    def wait(self, port):
-        for _ in range(200):
-            try:
-                socket.create_connection(("127.0.0.1", port)).close()
-                return
-            except OSError:
-                time.sleep(0.05)
-        raise SystemExit("a server does not start")
+            wait(port)
 
     def size(self, name="VmRSS"):
         with open(f"/proc/{self.process.pid}/status", encoding="ascii") as status:

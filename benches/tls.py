@@ -14,31 +14,15 @@ import argparse
 import json
 import os
 import re
-import socket
 import statistics
 import subprocess
 import tempfile
-import time
+
+from ports import free_port, wait
 
 MOST = 1.15
 TOKENS, PAUSE = 400, "20ms"
 TICK = os.sysconf("SC_CLK_TCK")
-
-
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
-def wait(port):
-    for _ in range(200):
-        try:
-            socket.create_connection(("127.0.0.1", port)).close()
-            return
-        except OSError:
-            time.sleep(0.05)
-    raise SystemExit("a server does not start")
 
 
 def nginx_conf(port, target, pair):
