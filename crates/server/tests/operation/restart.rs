@@ -4,23 +4,15 @@ use std::path::Path;
 
 use crate::support::process::Process;
 use crate::support::receiver::{Receiver, status};
-use crate::support::{DiskWorld, Request, eventually, get, post, response, stored, with};
+use crate::support::{
+    DiskWorld, Request, eventually, get, post, reading_paths, response, stored, with,
+};
 use serde_json::{Value, json};
 
-/// Every way to read a stream: each dialect, from the start and from the middle, and the object.
+/// Reads a stream in every way.
 async fn read_all(gateway: &Process, id: &str) -> Vec<(String, u16, String)> {
     let mut all = Vec::new();
-    for path in [
-        format!("/v1/streams/{id}"),
-        format!("/v1/streams/{id}?after=5"),
-        format!("/v1/streams/{id}?dialect=chat"),
-        format!("/v1/streams/{id}?dialect=chat&after=7"),
-        format!("/v1/streams/{id}?dialect=text"),
-        format!("/v1/responses/{id}"),
-        format!("/v1/responses/{id}?stream=true"),
-        format!("/v1/responses/{id}?stream=true&starting_after=6"),
-        format!("/v1/responses/{id}/input_items"),
-    ] {
+    for path in reading_paths(id) {
         let answer = get(gateway, &path).await;
         all.push((path, answer.status, answer.text().to_owned()));
     }

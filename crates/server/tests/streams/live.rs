@@ -619,13 +619,7 @@ async fn answer_above_the_limit_that_comes_with_its_end_fails_whole() {
         chunk(text),
         chunk(finish)
     );
-    let whole = Playback::start(
-        "200 OK",
-        "content-type: text/event-stream\r\n",
-        body.into_bytes(),
-        usize::MAX,
-    )
-    .await;
+    let whole = Playback::events(body.into_bytes(), usize::MAX).await;
     let world = start(|config| {
         config.upstreams[0].base_url = whole.base_url();
         config.streams.max_stream_bytes = 20_000;
@@ -733,13 +727,7 @@ async fn match_goes_on_where_another_upstream_continues() {
     let body: String = ["my sec", "ret b t"]
         .map(|text| format!("data: {}\n\n", chunk(text)))
         .concat();
-    let cut = Playback::start(
-        "200 OK",
-        "content-type: text/event-stream\r\n",
-        body.into_bytes(),
-        usize::MAX,
-    )
-    .await;
+    let cut = Playback::events(body.into_bytes(), usize::MAX).await;
     let world = start(|config| {
         let second = Upstream {
             name: "second".to_owned(),

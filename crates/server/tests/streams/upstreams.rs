@@ -276,13 +276,7 @@ async fn cut_answer_is_continued_by_the_second_upstream() {
         .concat();
     for path in ["/v1/streams", "/v1/chat/completions", "/v1/responses"] {
         // The stream ends without a finish reason.
-        let cut = Playback::start(
-            "200 OK",
-            "content-type: text/event-stream\r\n",
-            body.clone().into_bytes(),
-            usize::MAX,
-        )
-        .await;
+        let cut = Playback::events(body.clone().into_bytes(), usize::MAX).await;
         let Pair {
             second, gateway, ..
         } = pair(|config| {

@@ -8,7 +8,7 @@ use tokenwire_testkit::RedisServer;
 
 use super::process::Process;
 use super::redis_proxy::RedisProxy;
-use super::{Answer, Exchange, get, patiently, post, response};
+use super::{Answer, Exchange, get, patiently, post, reading_paths, response};
 
 pub(crate) const SECRET: &str = "a secret that all nodes of a test share";
 /// A stream of 60 tokens that takes 3 s.
@@ -116,20 +116,10 @@ pub(crate) async fn settled(gateway: &Process, path: &str) -> Answer {
     .await
 }
 
-/// Every way to read a stream: each dialect, from the start and from the middle, and the object.
+/// Reads a stream in every way, once its owner can be asked.
 pub(crate) async fn read_all(gateway: &Process, id: &str) -> Vec<(String, u16, String)> {
     let mut all = Vec::new();
-    for path in [
-        format!("/v1/streams/{id}"),
-        format!("/v1/streams/{id}?after=5"),
-        format!("/v1/streams/{id}?dialect=chat"),
-        format!("/v1/streams/{id}?dialect=chat&after=7"),
-        format!("/v1/streams/{id}?dialect=text"),
-        format!("/v1/responses/{id}"),
-        format!("/v1/responses/{id}?stream=true"),
-        format!("/v1/responses/{id}?stream=true&starting_after=6"),
-        format!("/v1/responses/{id}/input_items"),
-    ] {
+    for path in reading_paths(id) {
         let answer = settled(gateway, &path).await;
         all.push((path, answer.status, answer.text()));
     }

@@ -96,3 +96,18 @@ pub(crate) fn encode(text: &str) -> String {
         })
         .collect()
 }
+
+/// Every way to read a stream: each dialect, from the start and from the middle, and the object.
+pub(crate) fn reading_paths(id: &str) -> [String; 9] {
+    [
+        format!("/v1/streams/{id}"),
+        format!("/v1/streams/{id}?after=5"),
+        format!("/v1/streams/{id}?dialect=chat"),
+        format!("/v1/streams/{id}?dialect=chat&after=7"),
+        format!("/v1/streams/{id}?dialect=text"),
+        format!("/v1/responses/{id}"),
+        format!("/v1/responses/{id}?stream=true"),
+        format!("/v1/responses/{id}?stream=true&starting_after=6"),
+        format!("/v1/responses/{id}/input_items"),
+    ]
+}
