@@ -29,6 +29,7 @@ pub(crate) use watcher::Watcher;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
+use std::task::Waker;
 use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard};
@@ -45,7 +46,7 @@ use crate::shared_upstream::SharedUpstream;
 use ring::Bounds;
 use state::State;
 
-/// How often the timer runs, and so how late an event may be shown.
+/// How often the timer runs, and so how late an event may be shown: earlier if there are many.
 const TICK: Duration = Duration::from_millis(100);
 /// Ticks between two rates.
 const TICKS_PER_RATE: u64 = 10;
@@ -161,22 +162,27 @@ impl Activity {
         is_active().then_some(state)
     }
 
+    /// Changes the state if something watches.
+    fn report(&self, report: impl FnOnce(&mut State)) {
+        let Some(mut state) = self.active() else {
+            return;
+        };
+        report(&mut state);
+        let wakers = state.hurry();
+        drop(state);
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
     fn started(&self, start: &GenerationStart<'_>) {
-        if let Some(mut state) = self.active() {
-            state.started(start);
-        }
+        self.report(|state| state.started(start));
     }
 
     fn ended(&self, end: &GenerationEnd<'_>, upstream: Option<&str>) {
-        if let Some(mut state) = self.active() {
-            state.ended(end, upstream);
-        }
+        self.report(|state| state.ended(end, upstream));
     }
 
     fn matched(&self, generation: &Generation, found: &RuleMatch, action: Action) {
-        if let Some(mut state) = self.active() {
-            state.matched(generation, found, action);
-        }
+        self.report(|state| state.matched(generation, found, action));
     }
 }
 
@@ -208,6 +214,6 @@ async fn sample(shared: Weak<Shared>) {
         }
         let wakers = state.tick(&shared.upstreams.borrow());
         drop(state);
-        wakers.into_iter().for_each(std::task::Waker::wake);
+        wakers.into_iter().for_each(Waker::wake);
     }
 }

@@ -53,6 +53,9 @@ pub(super) struct Ring {
     bounds: Bounds,
     entries: VecDeque<Entry>,
     bytes: usize,
+    /// Events, and their bytes, since watchers were told.
+    untold: usize,
+    untold_bytes: usize,
     /// The number of the entry before the first one, for operators.
     before: u64,
     /// The last number of each owner.
@@ -80,6 +83,8 @@ impl Ring {
             bounds,
             entries: VecDeque::new(),
             bytes: 0,
+            untold: 0,
+            untold_bytes: 0,
             before: 0,
             owners: HashMap::new(),
             began: Instant::now(),
@@ -103,7 +108,10 @@ impl Ring {
     }
 
     fn append(&mut self, owner: Option<(Owner, u64)>, event: Event) {
-        self.bytes += size(&event);
+        let size_of_this = size(&event);
+        self.bytes += size_of_this;
+        self.untold += 1;
+        self.untold_bytes += size_of_this;
         self.entries.push_back(Entry { event, owner });
         while self.entries.len() > self.bounds.events || self.bytes > self.bounds.bytes {
             let Some(oldest) = self.entries.pop_front() else {
@@ -112,6 +120,18 @@ impl Ring {
             self.bytes -= size(&oldest.event);
             self.before += 1;
         }
+    }
+
+    /// Whether so much came since watchers were told that they should not wait for the timer: otherwise
+    /// the first of it may be dropped before the fastest of them looks.
+    pub(super) fn is_filling(&self) -> bool {
+        self.untold >= self.bounds.events / 4 || self.untold_bytes >= self.bounds.bytes / 4
+    }
+
+    /// Watchers are told of what is there. Returns whether there is something new.
+    pub(super) fn tell(&mut self) -> bool {
+        self.untold_bytes = 0;
+        std::mem::take(&mut self.untold) > 0
     }
 
     /// Forgets the numbers of owners that have no events in the ring and do not watch, if there are many.

@@ -37,8 +37,6 @@ pub(super) struct State {
     owners: HashMap<Owner, ScopeRates>,
     upstreams: HashMap<String, (HealthStatus, Event)>,
     ticks: u64,
-    /// The place up to which watchers were woken.
-    woken: u64,
     last_watched: u64,
     last_rates: Instant,
     /// Runs the timer.
@@ -86,7 +84,6 @@ impl State {
             owners: HashMap::new(),
             upstreams: HashMap::new(),
             ticks: 0,
-            woken: 0,
             last_watched: 0,
             last_rates: Instant::now(),
             timer: None,
@@ -286,11 +283,24 @@ impl State {
         if !self.watchers.is_empty() {
             self.last_watched = self.ticks;
         }
-        let end = self.ring.end();
-        if !makes_rates && end == self.woken {
+        let has_new = self.ring.tell();
+        if makes_rates || has_new {
+            self.wakers()
+        } else {
+            Vec::new()
+        }
+    }
+
+    /// Returns the wakers of watchers if there is too much new to wait for the timer.
+    pub(super) fn hurry(&mut self) -> Vec<Waker> {
+        if !self.ring.is_filling() {
             return Vec::new();
         }
-        self.woken = end;
+        self.ring.tell();
+        self.wakers()
+    }
+
+    fn wakers(&mut self) -> Vec<Waker> {
         let watching = self.watchers.values_mut();
         watching
             .filter_map(|watching| watching.waker.take())
@@ -377,5 +387,44 @@ impl Running {
             Scope::All => true,
             Scope::Owner(owner) => self.generation.meta().owner == *owner,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bounds() -> Bounds {
+        Bounds {
+            events: 8,
+            bytes: 8000,
+        }
+    }
+
+    fn push(state: &mut State, bytes: usize) {
+        state.ring.push_for_operators(Event {
+            open_json: "x".repeat(bytes).into(),
+            for_operators: None,
+        });
+    }
+
+    /// Otherwise a watcher that reads at once would lose events that came between two ticks.
+    #[test]
+    fn many_events_do_not_wait_for_the_timer() {
+        let mut state = State::new(bounds());
+        let key = state.enter(&Scope::All);
+        for bytes in [[1, 1], [1, 2000]] {
+            state.wait(key, Waker::noop());
+            push(&mut state, bytes[0]);
+            assert!(state.hurry().is_empty());
+            push(&mut state, bytes[1]);
+            assert_eq!(state.hurry().len(), 1, "{bytes:?}");
+        }
+        state.wait(key, Waker::noop());
+        push(&mut state, 1);
+        assert!(state.hurry().is_empty(), "it counts from the last time on");
+        assert_eq!(state.tick(&[]).len(), 1);
+        state.wait(key, Waker::noop());
+        assert!(state.tick(&[]).is_empty());
     }
 }
