@@ -1,12 +1,16 @@
 #!/usr/bin/env python3
-"""Measures what several nodes cost in Redis: the constants of deploy/SCALING.md.
+"""Measures what several nodes cost: the constants of deploy/SCALING.md, and the readers of another node.
 
-    cargo build --profile dist -p tokenwire
-    python3 benches/cluster.py --programs target/dist
+    cargo build --profile dist -p tokenwire -p tokenwire-simulator
+    python3 benches/cluster.py --programs target/dist [--readers | --redis]
 
-Needs `redis-server`. Prints a table. For each kind of stream, per stream: entries of its log in Redis, processor time of Redis, bytes that Redis received
-and sent, and bytes of memory that are left after the end: the log, kept for `streams.retain_events`, and the object, kept for
-`streams.retain_responses`. The figures are those of Redis, so the profile of the gateway does not matter. Idle is two nodes without streams.
+Needs `redis-server`. Prints tables. Exits with 1 if a budget is missed.
+
+* Redis, for each kind of stream, per stream: entries of its log in Redis, processor time of Redis, bytes that Redis received and sent, and
+  bytes of memory that are left after the end: the log, kept for `streams.retain_events`, and the object, kept for
+  `streams.retain_responses`. The figures are those of Redis, so the profile of the gateway does not matter. Idle is two nodes without streams.
+* Readers: streams of one node are read from another one. The CPU of both together, beside that with readers on the first; once with one reader
+  of each stream, and once with 500 readers of one stream. Both nodes run in any case.
 """
 
 import argparse
@@ -14,11 +18,14 @@ import concurrent.futures
 import json
 import os
 import pathlib
-import random
+import statistics
 import subprocess
-import tempfile
+import sys
 import time
 import urllib.request
+
+from gateways import Gateway, in_cluster, read_all, redis, simulator, table
+from ports import free_port, wait
 
 TOKENS = 250
 """Tokens of a stream, at 50 a second."""
@@ -33,16 +40,12 @@ KINDS = [
 ]
 
 
-def port():
-    return random.randint(20_000, 60_000)
-
-
 class Redis:
     def __init__(self):
-        self.port = port()
+        self.port = free_port()
         command = ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        time.sleep(0.5)
+        wait(self.port)
 
     def ask(self, *command):
         return subprocess.run(["redis-cli", "-p", str(self.port), *command], capture_output=True, text=True, check=True).stdout
@@ -67,7 +70,7 @@ class Redis:
 
 class Node:
     def __init__(self, program, redis, replicate):
-        self.port = port()
+        self.port = free_port()
         environment = dict(
             os.environ,
             TOKENWIRE_CLUSTER__URL=f"redis://127.0.0.1:{redis.port}",
@@ -113,13 +116,9 @@ def measure(redis, node, members, keyed, streams):
     return difference
 
 
-def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--programs", type=pathlib.Path, default=pathlib.Path("target/dist"))
-    parser.add_argument("--streams", type=int, default=50)
-    options = parser.parse_args()
-    program = (options.programs / "tokenwire").resolve()
-    print(f"| {options.streams} streams of {TOKENS} tokens, each | entries | µs of Redis | bytes in | bytes out | bytes kept | of these the object |")
+def of_redis(program, streams):
+    """Prints what streams cost in Redis."""
+    print(f"| {streams} streams of {TOKENS} tokens, each | entries | µs of Redis | bytes in | bytes out | bytes kept | of these the object |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for kind, members, replicate in KINDS:
         redis = Redis()
@@ -131,16 +130,72 @@ def main():
             before = redis.state()
             time.sleep(5)
             idle = {name: (value - before[name]) / 5 for name, value in redis.state().items()}
-            found = measure(redis, nodes[0], members, "key" in kind, options.streams)
+            found = measure(redis, nodes[0], members, "key" in kind, streams)
             for name in ("cpu", "in", "out"):
                 found[name] -= idle[name] * found["time"]
-            each = [found[name] / options.streams for name in ("entries", "cpu", "in", "out", "memory")]
+            each = [found[name] / streams for name in ("entries", "cpu", "in", "out", "memory")]
             print(f"| {kind} | " + " | ".join(f"{value:,.0f}" for value in each + [redis.object_size()]) + " |")
         finally:
             for process in [node.process for node in nodes] + [redis.process]:
                 process.kill()
                 process.wait()
     print(f"| two idle nodes, a second | | {idle['cpu']:,.0f} | {idle['in']:,.0f} | {idle['out']:,.0f} | | |")
+
+
+def both_cpu(programs, upstream, ids, readers, foreign):
+    """Returns the CPU of two nodes, of which the first runs these streams and one has their readers."""
+    with redis() as port:
+        nodes = [Gateway(programs, upstream, in_cluster(port, "background")) for _ in range(2)]
+        try:
+            # Until they know each other.
+            time.sleep(3)
+            before = sum(node.cpu() for node in nodes)
+            started = [nodes[0].leave_stream("tokens=500 tbt=20ms text=count ttft=2s") for _ in range(ids)]
+            lengths = read_all(nodes[foreign], started * readers, 0.05)
+            assert len(lengths) == ids * readers and min(lengths) > 10_000, lengths
+            return sum(node.cpu() for node in nodes) - before
+        finally:
+            for node in nodes:
+                node.end()
+
+
+def of_readers(programs, rounds):
+    """Prints what readers on another node cost. Returns whether the budgets are met."""
+    upstream = free_port()
+    process = simulator(programs, upstream)
+    one, many = [], []
+    try:
+        for _ in range(rounds):
+            # Streams, readers of each; on the node that runs them, or on the other one.
+            own, other = (both_cpu(programs, upstream, 200, 1, foreign) for foreign in (0, 1))
+            one.append(other / own)
+            local, foreign = (both_cpu(programs, upstream, 1, 500, foreign) for foreign in (0, 1))
+            hop = (other - own) / 200
+            many.append((foreign - hop) / local)
+            print(f"{own:.2f} s, {other:.2f} s; {local:.2f} s, {foreign:.2f} s", file=sys.stderr)
+    finally:
+        process.kill()
+        process.wait()
+    rows = [
+        ("both nodes, a reader on another node beside one on the same", statistics.median(one), 2.2, "×"),
+        ("both nodes less one hop, 500 readers on another node beside 500 on the same", statistics.median(many), 1.1, "×"),
+    ]
+    return table(rows)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--programs", type=pathlib.Path, default=pathlib.Path("target/dist"))
+    parser.add_argument("--streams", type=int, default=50)
+    parser.add_argument("--rounds", type=int, default=3, help="of the readers")
+    only = parser.add_mutually_exclusive_group()
+    only.add_argument("--readers", action="store_true", help="only the readers of another node")
+    only.add_argument("--redis", action="store_true", help="only what streams cost in Redis")
+    options = parser.parse_args()
+    programs = options.programs.resolve()
+    if not options.readers:
+        of_redis(programs / "tokenwire", options.streams)
+    sys.exit(not options.redis and not of_readers(programs, options.rounds))
 
 
 if __name__ == "__main__":
