@@ -65,7 +65,7 @@ impl Metered for One {
 
     fn ended(&self, end: &GenerationEnd<'_>) {
         assert!(end.asked);
-        assert_eq!(end.token_usage(), None);
+        assert_eq!(end.token_usage, None);
         self.0.ended.fetch_add(1, Ordering::Relaxed);
     }
 }

@@ -32,6 +32,8 @@ pub struct GenerationEnd<'a> {
     pub asked: bool,
     /// The usage as raw JSON in the Responses shape, if the upstream reported it.
     pub usage: Option<&'a str>,
+    /// The tokens in it.
+    pub token_usage: Option<TokenUsage>,
     /// Time from the request to the upstream to its first token, if there was one.
     pub first_token: Option<Duration>,
     /// Times between its tokens, if there were several.
@@ -40,12 +42,4 @@ pub struct GenerationEnd<'a> {
     pub duration: Duration,
     /// Its span, where it belongs to a trace.
     pub trace: Option<&'a TraceContext>,
-}
-
-impl GenerationEnd<'_> {
-    /// Returns the tokens that the upstream has reported.
-    #[must_use]
-    pub fn token_usage(&self) -> Option<TokenUsage> {
-        self.usage.and_then(TokenUsage::parse)
-    }
 }

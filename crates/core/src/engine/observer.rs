@@ -19,6 +19,7 @@ use crate::model::error::ApiError;
 use crate::model::event::Ending;
 use crate::model::snapshot::{Api, Meta, Status};
 use crate::model::trace::TraceContext;
+use crate::model::usage::TokenUsage;
 use crate::upstream::Asked;
 
 /// Receives starts and ends. Called on the generation's worker; it must not block.
@@ -113,9 +114,8 @@ impl Drop for Observation {
             Some(Ending::Failed(failure)) => (Status::Failed, Some(&*failure.code), None),
             Some(Ending::Cancelled) | None => (Status::Cancelled, None, None),
         };
-        let (events, tokens) = self
-            .generation
-            .with_snapshot(|snapshot| (snapshot.events(), snapshot.deltas()));
+        let (events, tokens) = self.generation.progress();
+        let usage = outcome.as_ref().and_then(|known| known.usage.as_deref());
         let token_intervals = self.generation.take_token_intervals();
         let end = GenerationEnd {
             meta: self.generation.meta(),
@@ -127,9 +127,8 @@ impl Drop for Observation {
             events,
             tokens,
             asked: self.observers.asked.is_asked(),
-            usage: outcome
-                .as_ref()
-                .and_then(|outcome| outcome.usage.as_deref()),
+            usage,
+            token_usage: usage.and_then(TokenUsage::parse),
             first_token: self.generation.first_token(),
             token_intervals: token_intervals.as_deref(),
             duration: self.started.elapsed(),

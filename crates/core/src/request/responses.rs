@@ -155,14 +155,14 @@ impl ResponsesRequest {
     /// The address that is notified of the end, from `webhook: {"url"}`.
     #[must_use]
     pub fn webhook_url(&self) -> Option<String> {
-        let node = find(&self.raw, "webhook.url").ok()??;
+        let node = find(&self.raw, "webhook", Some("url")).ok()??;
         Some(node.text().ok()?.into_owned())
     }
 
     /// The secret that signs the notification, from `webhook: {"secret"}`.
     #[must_use]
     pub fn webhook_secret(&self) -> Option<SecretString> {
-        let node = find(&self.raw, "webhook.secret").ok()??;
+        let node = find(&self.raw, "webhook", Some("secret")).ok()??;
         Some(SecretString::from(node.text().ok()?.into_owned()))
     }
 

@@ -117,7 +117,7 @@ impl Reservation {
         if !end.asked {
             return (TokenUsage::default(), false);
         }
-        let reported = end.token_usage();
+        let reported = end.token_usage;
         let last = reported.unwrap_or_else(|| TokenUsage {
             input: self.input,
             cached: 0,

@@ -251,7 +251,7 @@ impl Generations {
         if let Some(intervals) = end.token_intervals {
             self.between_tokens.add(upstream, intervals);
         }
-        let Some(usage) = end.token_usage() else {
+        let Some(usage) = end.token_usage else {
             return;
         };
         for (kind, tokens) in [

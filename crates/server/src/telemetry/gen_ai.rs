@@ -183,7 +183,7 @@ impl GenAiMetrics {
             let key = key("gen_ai.client.inference.time_to_first_chunk", "", "");
             sums.observe(key, &FIRST_CHUNK_BOUNDS, time.as_secs_f64());
         }
-        let Some(usage) = end.token_usage() else {
+        let Some(usage) = end.token_usage else {
             return;
         };
         let (input, output) = (usage.input, usage.output);

@@ -184,7 +184,7 @@ impl Tracer {
         if let Some(server) = end.endpoint.and_then(|index| self.servers.get(index)) {
             server.add_to(&mut span);
         }
-        if let Some(usage) = end.token_usage() {
+        if let Some(usage) = end.token_usage {
             span.number("gen_ai.usage.input_tokens", usage.input);
             span.number("gen_ai.usage.output_tokens", usage.output);
         }

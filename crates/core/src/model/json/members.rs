@@ -194,7 +194,7 @@ impl<'a> Members<'a> {
     }
 
     /// The members in their order, `null` included.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &'a RawValue)> {
+    pub(crate) fn iter(&self) -> impl DoubleEndedIterator<Item = (&str, &'a RawValue)> {
         self.list.iter().map(|(name, raw)| (name.as_ref(), *raw))
     }
 

@@ -34,53 +34,58 @@ enum Shape {
     Objects,
 }
 
-const SHAPES: &[(&str, Shape)] = &[
-    ("background", Shape::Boolean),
-    ("frequency_penalty", Shape::Number(-2.0, 2.0)),
-    ("generate", Shape::Boolean),
-    ("idempotency_key", Shape::Text),
-    ("include", Shape::Texts),
-    ("instructions", Shape::Text),
-    ("max_output_tokens", Shape::Integer(1, u64::MAX)),
-    ("max_tool_calls", Shape::Integer(0, u64::MAX)),
-    ("metadata", Shape::Object),
-    ("model", Shape::Text),
-    ("parallel_tool_calls", Shape::Boolean),
-    ("presence_penalty", Shape::Number(-2.0, 2.0)),
-    ("previous_response_id", Shape::Text),
-    ("prompt_cache_key", Shape::Text),
-    ("prompt_cache_retention", Shape::Text),
-    ("reasoning", Shape::Object),
-    ("reasoning.effort", Shape::Text),
-    ("reasoning.generate_summary", Shape::Text),
-    ("reasoning.summary", Shape::Text),
-    ("safety_identifier", Shape::Text),
-    ("service_tier", Shape::Text),
-    ("store", Shape::Boolean),
-    ("stream", Shape::Boolean),
-    ("stream_id", Shape::Text),
-    ("stream_options", Shape::Object),
-    ("stream_options.include_obfuscation", Shape::Boolean),
-    ("temperature", Shape::Number(0.0, 2.0)),
-    ("text", Shape::Object),
-    ("text.format", Shape::Object),
-    ("text.verbosity", Shape::Text),
-    ("tool_choice", Shape::TextOrObject),
-    ("tools", Shape::Objects),
-    ("top_logprobs", Shape::Integer(0, 20)),
-    ("top_p", Shape::Number(0.0, 1.0)),
-    ("truncation", Shape::Text),
-    ("type", Shape::Text),
-    ("user", Shape::Text),
-    ("webhook", Shape::Object),
-    ("webhook.secret", Shape::Text),
-    ("webhook.url", Shape::Text),
+/// A member, one within it, and what that must be.
+const SHAPES: &[(&str, Option<&str>, Shape)] = &[
+    ("background", None, Shape::Boolean),
+    ("frequency_penalty", None, Shape::Number(-2.0, 2.0)),
+    ("generate", None, Shape::Boolean),
+    ("idempotency_key", None, Shape::Text),
+    ("include", None, Shape::Texts),
+    ("instructions", None, Shape::Text),
+    ("max_output_tokens", None, Shape::Integer(1, u64::MAX)),
+    ("max_tool_calls", None, Shape::Integer(0, u64::MAX)),
+    ("metadata", None, Shape::Object),
+    ("model", None, Shape::Text),
+    ("parallel_tool_calls", None, Shape::Boolean),
+    ("presence_penalty", None, Shape::Number(-2.0, 2.0)),
+    ("previous_response_id", None, Shape::Text),
+    ("prompt_cache_key", None, Shape::Text),
+    ("prompt_cache_retention", None, Shape::Text),
+    ("reasoning", None, Shape::Object),
+    ("reasoning", Some("effort"), Shape::Text),
+    ("reasoning", Some("generate_summary"), Shape::Text),
+    ("reasoning", Some("summary"), Shape::Text),
+    ("safety_identifier", None, Shape::Text),
+    ("service_tier", None, Shape::Text),
+    ("store", None, Shape::Boolean),
+    ("stream", None, Shape::Boolean),
+    ("stream_id", None, Shape::Text),
+    ("stream_options", None, Shape::Object),
+    (
+        "stream_options",
+        Some("include_obfuscation"),
+        Shape::Boolean,
+    ),
+    ("temperature", None, Shape::Number(0.0, 2.0)),
+    ("text", None, Shape::Object),
+    ("text", Some("format"), Shape::Object),
+    ("text", Some("verbosity"), Shape::Text),
+    ("tool_choice", None, Shape::TextOrObject),
+    ("tools", None, Shape::Objects),
+    ("top_logprobs", None, Shape::Integer(0, 20)),
+    ("top_p", None, Shape::Number(0.0, 1.0)),
+    ("truncation", None, Shape::Text),
+    ("type", None, Shape::Text),
+    ("user", None, Shape::Text),
+    ("webhook", None, Shape::Object),
+    ("webhook", Some("secret"), Shape::Text),
+    ("webhook", Some("url"), Shape::Text),
 ];
 
 /// Checks every known member.
 pub(super) fn check(raw: &RawObject) -> Result<(), ApiError> {
-    for (name, shape) in SHAPES {
-        if let Some(node) = find(raw, name)? {
+    for (name, inner, shape) in SHAPES {
+        if let Some(node) = find(raw, name, *inner)? {
             shape.check(&node)?;
         }
     }
@@ -111,14 +116,18 @@ impl Shape {
     }
 }
 
-/// Returns the member at a path of one or two names; `None` where it is absent or `null`.
-pub(super) fn find<'a>(raw: &'a RawObject, path: &str) -> Result<Option<Node<'a>>, ApiError> {
-    match path.split_once('.') {
-        None => Ok(raw.node(path)),
-        Some((outer, inner)) => match raw.node(outer) {
-            Some(node) => Ok(node.object()?.node(inner)),
-            None => Ok(None),
-        },
+/// Returns a member, or the one within it if that is named; `None` where it is absent or `null`.
+pub(super) fn find<'a>(
+    raw: &'a RawObject,
+    name: &str,
+    inner: Option<&str>,
+) -> Result<Option<Node<'a>>, ApiError> {
+    let Some(node) = raw.node(name) else {
+        return Ok(None);
+    };
+    match inner {
+        Some(inner) => Ok(node.object()?.node(inner)),
+        None => Ok(Some(node)),
     }
 }
 

@@ -108,10 +108,11 @@ fn read<'a, T: Deserialize<'a>>(raw: Option<&'a RawValue>) -> Option<T> {
     serde_json::from_str(json::present(raw)?.get()).ok()
 }
 
-/// Returns true if the name `usage` may occur in this JSON. Runs over every chunk.
-fn names_usage(json: &str) -> bool {
+/// Returns true if the name `usage` may occur in this JSON more than `known` times. Runs over every
+/// chunk.
+fn names_usage(json: &str, known: usize) -> bool {
     static NAME: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"usage\""));
-    NAME.find(json.as_bytes()).is_some()
+    NAME.find_iter(json.as_bytes()).nth(known).is_some()
 }
 
 /// Returns the elements of an array; empty for other values.
@@ -160,12 +161,12 @@ impl<'a> Chunk<'a> {
         .find_map(json::present)
         .or_else(|| choices.iter().find_map(Choice::own_usage))
         .or_else(|| {
-            // The check avoids a second parse of nearly every chunk.
-            let members: Members<'a> =
-                names_usage(text).then(|| serde_json::from_str(text).ok())??;
+            // The check avoids a second parse of nearly every chunk: most have one that is `null`.
+            let is_elsewhere = names_usage(text, usize::from(self.usage.is_some()));
+            let members: Members<'a> = is_elsewhere.then(|| serde_json::from_str(text).ok())??;
             members
                 .iter()
-                .filter(|(_, raw)| raw.get().starts_with('{') && names_usage(raw.get()))
+                .filter(|(_, raw)| raw.get().starts_with('{') && names_usage(raw.get(), 0))
                 .find_map(|(_, raw)| {
                     let vendor: Members<'a> = serde_json::from_str(raw.get()).ok()?;
                     vendor.get("usage")
@@ -306,7 +307,7 @@ impl<'a> Choice<'a> {
     pub(super) fn own_usage(&self) -> Option<&'a RawValue> {
         json::present(self.usage).or_else(|| {
             // The check avoids a second parse of nearly every delta.
-            let delta = self.delta.filter(|raw| names_usage(raw.get()));
+            let delta = self.delta.filter(|raw| names_usage(raw.get(), 0));
             json::present(read::<Delta<'a>>(delta)?.usage)
         })
     }

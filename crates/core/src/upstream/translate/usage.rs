@@ -1,6 +1,6 @@
 //! Translates usage between chat and Responses, and sums it up if a server sends it per choice.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::model::json::Members;
@@ -102,33 +102,64 @@ const REASONING: &[&str] = &[
     "reasoning",
 ];
 
-/// The members of a usage object, with folded names.
-struct Figures<'a>(Vec<(String, &'a RawValue)>);
+/// Usage as OpenAI writes it, with nothing else: read in one pass, as nearly every answer has it.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PlainUsage {
+    prompt_tokens: u64,
+    completion_tokens: u64,
+    total_tokens: u64,
+    #[serde(default)]
+    prompt_tokens_details: PlainDetails,
+    #[serde(default)]
+    completion_tokens_details: PlainDetails,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PlainDetails {
+    cached_tokens: Option<u64>,
+    reasoning_tokens: Option<u64>,
+    #[serde(rename = "audio_tokens")]
+    _audio: Option<u64>,
+    #[serde(rename = "accepted_prediction_tokens")]
+    _accepted: Option<u64>,
+    #[serde(rename = "rejected_prediction_tokens")]
+    _rejected: Option<u64>,
+}
+
+impl From<PlainUsage> for Usage {
+    fn from(plain: PlainUsage) -> Self {
+        Self {
+            input: Some(plain.prompt_tokens),
+            output: Some(plain.completion_tokens),
+            total: Some(plain.total_tokens),
+            cached: plain.prompt_tokens_details.cached_tokens,
+            reasoning: plain.completion_tokens_details.reasoning_tokens,
+        }
+    }
+}
+
+/// The members of a usage object.
+struct Figures<'a>(Members<'a>);
+
+/// Whether this is how a name is written in lower case and without underscores.
+fn is_spelled(name: &str, spelling: &str) -> bool {
+    let significant = name.bytes().filter(u8::is_ascii_alphanumeric);
+    let folded = significant.map(|byte| byte.to_ascii_lowercase());
+    folded.eq(spelling.bytes())
+}
 
 impl<'a> Figures<'a> {
     fn read(raw: &'a RawValue) -> Self {
-        let members: Members<'_> = serde_json::from_str(raw.get()).unwrap_or_default();
-        let fold = |name: &str| -> String {
-            name.chars()
-                .filter(char::is_ascii_alphanumeric)
-                .map(|c| c.to_ascii_lowercase())
-                .collect()
-        };
-        Self(
-            members
-                .iter()
-                .map(|(name, raw)| (fold(name), raw))
-                .collect(),
-        )
+        Self(serde_json::from_str(raw.get()).unwrap_or_default())
     }
 
     fn find(&self, spellings: &[&str]) -> impl Iterator<Item = &'a RawValue> {
         spellings.iter().filter_map(|spelling| {
-            self.0
-                .iter()
-                .rev()
-                .find(|(name, _)| name == spelling)
-                .map(|(_, raw)| *raw)
+            let mut members = self.0.iter().rev();
+            let found = members.find(|(name, _)| is_spelled(name, spelling));
+            found.map(|(_, raw)| raw)
         })
     }
 
@@ -139,8 +170,8 @@ impl<'a> Figures<'a> {
     fn object(&self, spellings: &[&str]) -> Self {
         self.find(spellings)
             .map(Self::read)
-            .find(|figures| !figures.0.is_empty())
-            .unwrap_or(Self(Vec::new()))
+            .find(|figures| figures.0.len() > 0)
+            .unwrap_or(Self(Members::default()))
     }
 }
 
@@ -175,6 +206,9 @@ pub(crate) fn to_chat(responses: &str) -> Option<String> {
 impl Usage {
     /// Reads a usage object in any known spelling. Returns `None` if it has no figures.
     pub(crate) fn parse(raw: &RawValue) -> Option<Self> {
+        if let Ok(plain) = serde_json::from_str::<PlainUsage>(raw.get()) {
+            return Some(plain.into());
+        }
         let figures = Figures::read(raw);
         Self::of(&figures).or_else(|| Self::of(&figures.object(NESTED)))
     }
@@ -314,6 +348,25 @@ mod tests {
                 format!(r#"{{"prompt_tokens":{prompt},"completion_tokens":{completion},"total_tokens":{total},"prompt_tokens_details":{{"cached_tokens":{cached}}},"completion_tokens_details":{{"reasoning_tokens":{reasoning}}}}}"#)
             });
             assert_eq!(to_chat(raw), expected, "{raw}");
+        }
+    }
+
+    /// The quick way gives what the other one does, for what it takes.
+    #[test]
+    fn plain_usage_is_read_as_any_other() {
+        for raw in [
+            r#"{"prompt_tokens":78,"completion_tokens":9,"total_tokens":87,"prompt_tokens_details":{"cached_tokens":4,"audio_tokens":0},"completion_tokens_details":{"reasoning_tokens":3,"audio_tokens":0,"accepted_prediction_tokens":0,"rejected_prediction_tokens":0}}"#,
+            r#"{"completion_tokens":0,"prompt_tokens":0,"total_tokens":0}"#,
+            r#"{"prompt_tokens":1,"completion_tokens":2,"total_tokens":9,"completion_tokens_details":{"reasoning_tokens":0}}"#,
+            r#"{"prompt_tokens":1,"completion_tokens":2,"total_tokens":3,"prompt_tokens_details":{"reasoning_tokens":5}}"#,
+            r#"{"prompt_tokens":1,"completion_tokens":2,"total_tokens":3,"completion_tokens_details":{"cached_tokens":5}}"#,
+            r#"{"prompt_tokens":1,"completion_tokens":2,"total_tokens":3,"prompt_tokens_details":{"cached_tokens":null}}"#,
+        ] {
+            assert!(serde_json::from_str::<PlainUsage>(raw).is_ok(), "{raw}");
+            let usage = Usage::parse(serde_json::from_str(raw).unwrap()).unwrap();
+            let figures = Figures::read(serde_json::from_str(raw).unwrap());
+            let by_name = Usage::of(&figures).unwrap();
+            assert_eq!(usage.to_responses(), by_name.to_responses(), "{raw}");
         }
     }
 
