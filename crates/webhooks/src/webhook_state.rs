@@ -9,7 +9,10 @@ use std::time::Duration;
 
 use futures::FutureExt as _;
 use parking_lot::Mutex;
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
 use tokenwire_core::model::id::Owner;
+use tokenwire_core::model::random::random_bits;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -113,10 +116,12 @@ pub(crate) async fn run(state: Arc<WebhookState>, sender: Arc<dyn Sender>, timeo
             });
         }
         tokio::select! {
+            biased;
             () = state.wakeup.notified() => {}
             () = sleep_until(due) => {}
             Some(Ok((number, attempted))) = attempts.join_next() => {
-                let notice = state.queue.lock().settle(number, attempted, Instant::now(), &mut rand::rng());
+                let mut rng = StdRng::seed_from_u64(random_bits());
+                let notice = state.queue.lock().settle(number, attempted, Instant::now(), &mut rng);
                 if let Some(notice) = notice {
                     state.note(&notice);
                 }

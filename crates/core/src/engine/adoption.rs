@@ -17,6 +17,7 @@ use crate::log::{Block, Blocks, Epoch, LogStore, StoreError, StoredLog};
 use crate::model::error::ApiError;
 use crate::model::id::GenerationId;
 use crate::model::include::Form;
+use crate::model::random::random_millis;
 use crate::model::snapshot::Api;
 
 /// How long a request waits for an adoption, its own or another process'.
@@ -147,7 +148,7 @@ impl Registry {
                 }
                 Err(error) => return Err(error),
             }
-            let wait = Instant::now() + Duration::from_millis(rand::random_range(200..600));
+            let wait = Instant::now() + random_millis(200..600);
             while Instant::now() < wait.min(deadline) {
                 sleep(PAUSE).await;
                 if matches!(store.open(id).await, Ok(stored) if stored.sealed) {

@@ -68,6 +68,7 @@ impl Persistence {
         let this = Self::with(store, flusher.clone(), wait);
         runtime.spawn(async move {
             tokio::select! {
+                biased;
                 () = flusher.clone().run() => {}
                 () = async {
                     let _ = dropped.await;

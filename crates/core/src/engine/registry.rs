@@ -19,6 +19,7 @@ use crate::log::LogLimits;
 use crate::model::account::{Account, Relief};
 use crate::model::error::ApiError;
 use crate::model::id::GenerationId;
+use crate::model::random::random_millis;
 
 /// The time in which a stored generation must have been read.
 const RESTORE: Duration = Duration::from_secs(30);
@@ -190,7 +191,7 @@ impl Registry {
     /// back. It differs each time, so that they do not all come at once.
     #[must_use]
     pub fn come_back_after(&self) -> Duration {
-        Duration::from_millis(rand::random_range(200..2000))
+        random_millis(200..2000)
     }
 
     /// Waits until the gateway drains or shuts down.

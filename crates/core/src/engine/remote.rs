@@ -14,6 +14,7 @@ use crate::generation::{Generation, RemoteWriter, Stop, Wanted};
 use crate::log::{Block, Blocks, LogReader, LogStore, StoreError, StoredLog};
 use crate::model::error::ApiError;
 use crate::model::id::{GenerationId, Owner, Seq};
+use crate::model::random::random_part;
 use crate::model::record::RecordBatch;
 
 /// How long a request waits for a process that does not answer.
@@ -255,13 +256,7 @@ impl Follower {
         let mut closed = false;
         loop {
             tokio::select! {
-                part = self.remote.parts.recv() => {
-                    if self.take(part)? {
-                        return Ok(());
-                    }
-                    // Other tasks of the worker run as well.
-                    tokio::task::consume_budget().await;
-                }
+                biased;
                 wanted = self.writer.wanted(self.wanted) => {
                     self.tell(wanted);
                     if matches!(wanted.stop, Some(Stop::ShuttingDown | Stop::Abandoned)) {
@@ -269,6 +264,13 @@ impl Follower {
                     }
                 }
                 () = &mut closing, if !closed => closed = true,
+                part = self.remote.parts.recv() => {
+                    if self.take(part)? {
+                        return Ok(());
+                    }
+                    // Other tasks of the worker run as well.
+                    tokio::task::consume_budget().await;
+                }
             }
             // A process that stops waits for its readers only.
             if closed && !self.wanted.held && !self.writer.generation().is_held() {
@@ -303,7 +305,7 @@ impl Follower {
                 }
             }
             // All streams of a lost node are looked for at once.
-            sleep(pause.mul_f64(rand::random_range(0.5..1.0))).await;
+            sleep(random_part(pause)).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
         tracing::warn!(generation = %id, "the process that has this stream does not answer");
@@ -487,7 +489,7 @@ async fn send_local(
     loop {
         let mut batch = RecordBatch::default();
         let end = tokio::select! {
-            end = poll_fn(|cx| reader.poll_read(cx, READ_BYTES, &mut batch)) => end,
+            biased;
             changed = wanted.changed() => {
                 if changed.is_err() {
                     return;
@@ -499,6 +501,7 @@ async fn send_local(
                 }
                 continue;
             }
+            end = poll_fn(|cx| reader.poll_read(cx, READ_BYTES, &mut batch)) => end,
         };
         let Ok(end) = end else {
             let _ = parts.send(RemotePart::Gone).await;

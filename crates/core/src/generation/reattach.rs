@@ -12,6 +12,7 @@ use super::Generation;
 use crate::model::error::{ApiError, ErrorCode};
 use crate::model::event::Failure;
 use crate::model::id::GenerationId;
+use crate::model::random::random_part;
 use crate::upstream::decode::Flow;
 use crate::upstream::translate::{RecordWriter, Translator};
 use crate::upstream::{
@@ -160,7 +161,7 @@ impl Reattachment {
                         "The connection was lost, and the upstream gives nothing new of the answer.";
                     return Err(OpenError::Failed(lost(message)));
                 }
-                sleep(pause.mul_f64(rand::random_range(0.5..1.0))).await;
+                sleep(random_part(pause)).await;
             }
             let opened = open(&*upstream, &id, request, since).await;
             opened.map_err(OpenError::Failed)
@@ -278,7 +279,7 @@ async fn open(
                 "The connection was lost, and the upstream did not come back in time.",
             ));
         }
-        sleep(pause.mul_f64(rand::random_range(0.5..1.0))).await;
+        sleep(random_part(pause)).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
 }

@@ -4,8 +4,9 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use rand::RngCore as _;
 use serde::{Deserialize, Serialize};
+
+use super::random::random_bits;
 
 const ALPHABET: &[u8; 62] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
 
@@ -22,14 +23,13 @@ pub fn random_id(prefix: &str) -> String {
 }
 
 fn with_random(prefix: &[&str], random: usize) -> String {
-    let mut rng = rand::rng();
     let mut id =
         String::with_capacity(prefix.iter().map(|part| part.len()).sum::<usize>() + random);
     id.extend(prefix.iter().copied());
     let length = id.len() + random;
     while id.len() < length {
         // Ten pieces of six bits. The two values without a character are skipped.
-        let bits = rng.next_u64();
+        let bits = random_bits();
         for i in 0..10 {
             if let Some(byte) = ALPHABET.get((bits >> (6 * i)) as usize & 63)
                 && id.len() < length

@@ -13,6 +13,7 @@ pub(crate) mod json;
 pub mod log_scope;
 pub(crate) mod output;
 pub mod pieces;
+pub mod random;
 pub mod record;
 pub(crate) mod relayed_items;
 pub mod secret;
