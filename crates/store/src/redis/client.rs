@@ -16,6 +16,7 @@ use super::address::Address;
 use super::connection::{Connection, Connector};
 use super::error::RedisError;
 use super::server_info::ServerInfo;
+use super::transport::Transport;
 
 /// How Redis is reached.
 #[derive(Clone, Debug)]
@@ -103,6 +104,25 @@ impl RedisClient {
                 _open: open,
             }),
         })
+    }
+
+    /// Creates a client that sends its requests over this transport, in tasks of the runtime that it is
+    /// created on. The URL of the options is not used.
+    ///
+    /// # Panics
+    /// Outside a Tokio runtime.
+    #[must_use]
+    pub fn over(transport: Arc<dyn Transport>, options: RedisOptions) -> Self {
+        let (open, _) = oneshot::channel::<Infallible>();
+        Self {
+            shared: Arc::new(Shared {
+                connector: Connector::over(transport, options.timeout),
+                options,
+                runtime: Handle::current(),
+                failures: AtomicU64::new(0),
+                _open: open,
+            }),
+        }
     }
 
     /// Returns the name of a key.

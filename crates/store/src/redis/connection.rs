@@ -1,5 +1,6 @@
 //! The one connection of a client: made when it is needed, dropped when it failed.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use tokio::time::{Instant, timeout};
 use super::address::{Address, Watched};
 use super::error::RedisError;
 use super::link::Link;
+use super::transport::Transport;
 
 /// The pause after a failed attempt. It doubles with each further one.
 const MIN_PAUSE: Duration = Duration::from_millis(50);
@@ -34,6 +36,7 @@ enum Source {
     Cluster(ClusterClient),
     /// Asks the Sentinels for the master each time.
     Sentinel(Mutex<SentinelClient>),
+    Other(Arc<dyn Transport>),
 }
 
 /// How often a request to a Redis Cluster is sent on: its slot may have moved. It is also sent again when
@@ -89,6 +92,10 @@ impl Source {
                 let connection = client.get_async_connection_with_config(config);
                 connection.await.map(Link::Server)
             }
+            Self::Other(transport) => {
+                transport.connect().await?;
+                Ok(Link::Other(transport.clone()))
+            }
         }
     }
 }
@@ -130,7 +137,16 @@ impl Connector {
     /// [`RedisError::Address`] if no client can be made of the address.
     pub(super) fn new(address: Address, timeout: Duration) -> Result<Self, RedisError> {
         let source = Source::of(address, timeout).map_err(|_| RedisError::Address)?;
-        Ok(Self {
+        Ok(Self::of(source, timeout))
+    }
+
+    /// Sends requests over this transport.
+    pub(super) fn over(transport: Arc<dyn Transport>, timeout: Duration) -> Self {
+        Self::of(Source::Other(transport), timeout)
+    }
+
+    fn of(source: Source, timeout: Duration) -> Self {
+        Self {
             source,
             config: AsyncConnectionConfig::new()
                 .set_connection_timeout(Some(timeout))
@@ -139,7 +155,7 @@ impl Connector {
             timeout,
             current: AtomicU64::new(0),
             state: Mutex::default(),
-        })
+        }
     }
 
     /// Whether it leads to a Redis Cluster, where one connection stands for many.
@@ -165,7 +181,7 @@ impl Connector {
         // The library's timeout does not cover the answers to its first commands. Several servers are
         // asked before there is a connection to a cluster, or to a master that Sentinels know.
         let limit = match self.source {
-            Source::Server(_) => self.timeout,
+            Source::Server(_) | Source::Other(_) => self.timeout,
             Source::Cluster(_) | Source::Sentinel(_) => self.timeout * 3,
         };
         let connected = match timeout(limit, connecting).await {

@@ -1,6 +1,7 @@
 //! A connection to one server, or to all nodes of a Redis Cluster.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use ::redis::aio::{ConnectionLike, MultiplexedConnection};
 use ::redis::cluster_async::ClusterConnection;
@@ -8,11 +9,14 @@ use ::redis::{Arg, Cmd, Pipeline, RedisFuture, RedisResult, Value};
 use futures::FutureExt as _;
 use futures::future::try_join_all;
 
+use super::transport::{Command, Transport};
+
 /// A connection. Clones share it.
 #[derive(Clone)]
 pub(super) enum Link {
     Server(MultiplexedConnection),
     Cluster(ClusterConnection),
+    Other(Arc<dyn Transport>),
 }
 
 /// The commands of a pipeline that go to one slot, and their places in it.
@@ -26,6 +30,10 @@ impl ConnectionLike for Link {
         match self {
             Self::Server(server) => server.req_packed_command(cmd),
             Self::Cluster(cluster) => cluster.req_packed_command(cmd),
+            Self::Other(transport) => {
+                let answer = transport.exchange(vec![command_of(cmd)]);
+                async move { Ok(answer.await?.pop().unwrap_or(Value::Nil)) }.boxed()
+            }
         }
     }
 
@@ -46,15 +54,32 @@ impl ConnectionLike for Link {
                     send_parts(cluster.clone(), pipeline, count).boxed()
                 }
             }
+            Self::Other(transport) => {
+                let commands = pipeline.cmd_iter().map(command_of).collect();
+                let answers = transport.exchange(commands);
+                if pipeline.is_transaction() {
+                    async move { Ok(vec![Value::Array(answers.await?)]) }.boxed()
+                } else {
+                    answers
+                }
+            }
         }
     }
 
     fn get_db(&self) -> i64 {
         match self {
             Self::Server(server) => server.get_db(),
-            Self::Cluster(_) => 0,
+            Self::Cluster(_) | Self::Other(_) => 0,
         }
     }
+}
+
+fn command_of(cmd: &Cmd) -> Command {
+    let arguments = cmd.args_iter().map(|argument| match argument {
+        Arg::Simple(argument) => argument.to_vec(),
+        _ => b"0".to_vec(),
+    });
+    arguments.collect()
 }
 
 /// Sends the `count` commands of a pipeline that is no transaction. Returns their answers in its order.

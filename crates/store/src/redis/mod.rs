@@ -13,9 +13,11 @@ mod link;
 mod scripts;
 mod server_info;
 mod store;
+mod transport;
 mod verified;
 
 pub use client::{RedisClient, RedisOptions};
 pub use error::RedisError;
 pub use server_info::ServerInfo;
 pub use store::{RedisRetention, RedisStore};
+pub use transport::{Command, Transport};
