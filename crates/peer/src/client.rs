@@ -13,7 +13,7 @@ use tokenwire_core::engine::{Peer, PeerError, ReadControl, RemoteLog, RemotePart
 use tokenwire_core::log::Formats;
 use tokenwire_core::model::id::{GenerationId, Owner, Seq, Tag};
 use tokio::io::{AsyncRead, AsyncWrite, BufReader, ReadHalf, WriteHalf, split};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::UnixStream;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout};
 
@@ -22,6 +22,7 @@ use crate::handshake::{Secret, connect};
 use crate::message::{
     ANSWER_BYTES, Answer, Arrived, HEARTBEAT, KeyAnswer, Request, owner_name, write_control,
 };
+use crate::network::{Connection, Network, Tcp};
 use crate::socket_path::SocketPath;
 use crate::{ANSWER, CONNECT, LOST};
 
@@ -64,15 +65,8 @@ pub struct NodeAddress {
 #[derive(Debug)]
 enum Target {
     Folder(Address),
-    Node(NodeAddress),
+    Node(NodeAddress, Arc<dyn Network>),
 }
-
-/// A connection whose other side has proven the secret.
-type Connection = Box<dyn Stream>;
-
-trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
-
-impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 
 /// Another process, of this machine or of another node. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -102,7 +96,17 @@ impl Client {
     /// Creates a client of another node. It connects when it is asked for something.
     #[must_use]
     pub fn node(name: impl Into<Arc<str>>, address: NodeAddress) -> Self {
-        Self::of(name.into(), Target::Node(address))
+        Self::node_over(name, address, Arc::new(Tcp))
+    }
+
+    /// As [`Client::node`], over another network than TCP.
+    #[must_use]
+    pub fn node_over(
+        name: impl Into<Arc<str>>,
+        address: NodeAddress,
+        network: Arc<dyn Network>,
+    ) -> Self {
+        Self::of(name.into(), Target::Node(address, network))
     }
 
     fn of(name: Arc<str>, target: Target) -> Self {
@@ -215,12 +219,11 @@ impl Client {
                 connect(&mut stream, &secret, self.formats).await?;
                 Ok((Box::new(stream), false))
             }
-            Target::Node(node) => {
-                let mut stream = TcpStream::connect(&node.address).await?;
-                stream.set_nodelay(true)?;
+            Target::Node(node, network) => {
+                let mut stream = network.connect(&node.address).await?;
                 let tag = connect(&mut stream, &node.secret, self.formats).await?;
                 let is_other = tag.as_ref() != Some(&node.tag);
-                Ok((Box::new(stream), is_other))
+                Ok((stream, is_other))
             }
         }
     }

@@ -38,6 +38,7 @@ mod client;
 mod frame;
 mod handshake;
 mod message;
+mod network;
 mod server;
 mod socket_path;
 mod strangers;
@@ -46,7 +47,8 @@ pub use client::{Address, Client, NodeAddress};
 pub use frame::{FrameError, read_frame, write_frame};
 pub use handshake::{Secret, VERSION};
 pub use message::{KeyAnswer, try_decode};
-pub use server::{Server, answer};
+pub use network::{Connection, Network, Stream, Tcp};
+pub use server::{Server, answer, answer_node};
 pub use strangers::Strangers;
 
 use std::time::Duration;

@@ -235,6 +235,24 @@ where
     respond(stream, request, engine, version).await
 }
 
+/// As [`answer`], as the process of this tag, which another node asks.
+///
+/// # Errors
+/// As [`answer`].
+pub async fn answer_node<S>(
+    mut stream: S,
+    tag: &Tag,
+    secret: &Secret,
+    engine: &SharedEngine,
+) -> Result<(), FrameError>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send,
+{
+    let received = receive(&mut stream, secret, Some(tag), Formats::CURRENT);
+    let (request, version) = received.await?;
+    respond(stream, request, engine, version).await
+}
+
 /// Reads the request of a connection that proves the secret. Returns the version of logs for it.
 async fn receive<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut S,
@@ -312,9 +330,10 @@ where
     }
     let (control, wanted) = watch::channel(ReadControl::default());
     tokio::select! {
-        sent = send_records(&mut writing, &served, from, version) => sent,
-        listened = listen(reading, control) => listened,
+        biased;
         () = obey(&served, wanted) => Ok(()),
+        listened = listen(reading, control) => listened,
+        sent = send_records(&mut writing, &served, from, version) => sent,
     }
 }
 
