@@ -62,6 +62,7 @@ mod disabled;
 mod endpoint;
 mod event;
 mod host_queues;
+mod post;
 mod records;
 mod resolver;
 mod sender;
@@ -72,6 +73,7 @@ pub use counters::WebhookCounters;
 pub use delivery::Status;
 pub use delivery_queue::{NoRetry, Page};
 pub use endpoint::{UrlProblem, parse_url};
+pub use post::Post;
 pub use records::DeliveryRecords;
 pub use signing_key::{SecretProblem, SigningKey};
 
@@ -91,6 +93,7 @@ use tokio::time::Instant;
 use delivery_queue::{Bounds, DeliveryQueue};
 use endpoint::Endpoint;
 use event::Event;
+use post::PostSender;
 use records::{Owed, Record};
 use sender::{HttpSender, Sender};
 use webhook_state::WebhookState;
@@ -185,6 +188,14 @@ impl Webhooks {
         let sender = HttpSender::new(config.allow_private, config.timeout)
             .map_err(|error| format!("webhooks: {error}"))?;
         Self::with_sender(&config, Arc::new(sender))
+    }
+
+    /// As [`new`](Self::new), with deliveries that `post` takes.
+    ///
+    /// # Errors
+    /// An option is invalid.
+    pub fn over(config: &WebhookOptions, post: Arc<dyn Post>) -> Result<Self, String> {
+        Self::with_sender(config, Arc::new(PostSender(post)))
     }
 
     fn with_sender(config: &WebhookOptions, sender: Arc<dyn Sender>) -> Result<Self, String> {
