@@ -434,7 +434,7 @@ fn share(
         &config,
         store.clone().map(|store| store as Arc<dyn LogStore>),
         source.map(|source| (tag, source)),
-        cluster.as_ref().map(|cluster| cluster.replica(&config)),
+        cluster.as_ref().map(|cluster| cluster.replica()),
     );
     let nodes = cluster.clone();
     let revocations = nodes.map(|cluster| cluster as Arc<dyn SharedRevocations>);

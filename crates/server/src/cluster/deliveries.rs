@@ -5,8 +5,8 @@
 //! `tw:{webhooks}:<tag>:taken:<new tag>` as well: the client of a Redis Cluster repeats a call whose
 //! connection is lost.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
@@ -46,14 +46,14 @@ static TAKE: LazyLock<Script> = LazyLock::new(|| {
 /// The records of this process, and what Redis does not have of them yet.
 #[derive(Debug, Default)]
 pub(super) struct Deliveries {
-    own: Mutex<HashMap<String, Vec<u8>>>,
-    unsent: Mutex<HashMap<String, Option<Vec<u8>>>>,
+    own: Mutex<BTreeMap<String, Vec<u8>>>,
+    unsent: Mutex<BTreeMap<String, Option<Vec<u8>>>>,
     wakeup: Notify,
 }
 
 /// Webhooks that are owed, as records in Redis.
 #[derive(Debug)]
-pub(crate) struct ClusterDeliveries {
+pub struct ClusterDeliveries {
     cluster: Arc<Cluster>,
     /// What this node's own store has of a time without a cluster.
     earlier: Option<Arc<dyn DeliveryRecords>>,
@@ -62,7 +62,9 @@ pub(crate) struct ClusterDeliveries {
 // === impl ClusterDeliveries ===
 
 impl ClusterDeliveries {
-    pub(crate) fn new(cluster: Arc<Cluster>, earlier: Option<Arc<dyn DeliveryRecords>>) -> Self {
+    /// Keeps them where other nodes find them. `earlier` are those of a time without a cluster.
+    #[must_use]
+    pub fn new(cluster: Arc<Cluster>, earlier: Option<Arc<dyn DeliveryRecords>>) -> Self {
         Self { cluster, earlier }
     }
 }
@@ -103,7 +105,7 @@ impl Cluster {
     }
 
     /// Brings the records of this process to Redis, until it is dropped.
-    pub(crate) async fn keep_deliveries(&self) {
+    pub async fn keep_deliveries(&self) {
         loop {
             self.deliveries.wakeup.notified().await;
             self.send_deliveries().await;

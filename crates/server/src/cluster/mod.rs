@@ -15,6 +15,7 @@ mod lease;
 mod lost_usage;
 mod membership;
 mod node_record;
+mod options;
 mod owners;
 mod revocations;
 mod shared_logs;
@@ -22,8 +23,9 @@ mod source;
 mod sweep;
 mod tickets;
 
-pub(crate) use deliveries::ClusterDeliveries;
+pub use deliveries::ClusterDeliveries;
 pub use membership::ClusterStatus;
+pub use options::ClusterOptions;
 pub use source::ClusterSource;
 
 use std::collections::HashMap;
@@ -38,7 +40,7 @@ use tokenwire_core::engine::{ReplicaOptions, Replicated, SharedEngine};
 use tokenwire_core::log::{FlushOptions, LogStore};
 use tokenwire_core::model::error::{ApiError, ErrorCode};
 use tokenwire_core::model::id::Tag;
-use tokenwire_peer::{Client, NodeAddress, Secret, Server, Strangers};
+use tokenwire_peer::{Client, Network, NodeAddress, Secret, Server, Strangers, Tcp};
 use tokenwire_store::DiskStore;
 use tokenwire_store::redis::{
     RedisClient, RedisError, RedisOptions, RedisRetention, RedisStore, ServerInfo,
@@ -102,6 +104,8 @@ pub struct Cluster {
     name: String,
     secret: Secret,
     redis: RedisClient,
+    network: Arc<dyn Network>,
+    replicated: Replicated,
     logs: Arc<SharedLogs>,
     deliveries: Deliveries,
     lease: Arc<Lease>,
@@ -150,24 +154,22 @@ impl Cluster {
             objects: config.retain_responses(),
             ..RedisRetention::default()
         };
-        let logs = RedisStore::new(redis.clone(), retention);
-        let logs = SharedLogs::new(logs, redis.clone(), tag.clone());
-        let this = Self {
-            logs: Arc::new(logs),
-            store,
-            deliveries: Deliveries::default(),
-            lease: Arc::new(Lease::new(Duration::from_millis(LEASE_MS))),
+        let options = ClusterOptions {
+            tag,
             name: config.cluster.name.clone().unwrap_or_else(machine),
             secret: Secret::new(secret.expose().as_bytes()),
-            retain: config.retain_responses() + Duration::from_secs(60 * 60),
-            membership: Membership::default(),
-            own: OnceLock::new(),
-            strangers: OnceLock::new(),
-            clients: Mutex::default(),
-            owners: Owners::default(),
-            config: config.cluster.clone(),
-            tag,
             redis,
+            network: Arc::new(Tcp),
+            retention,
+            replicated: match config.store.replicate {
+                Replicate::Background => Replicated::Background,
+                Replicate::All => Replicated::All,
+            },
+        };
+        let this = Self {
+            store,
+            config: config.cluster.clone(),
+            ..Self::new(options)
         };
         match futures::executor::block_on(this.check()) {
             Ok(info) => {
@@ -182,6 +184,42 @@ impl Cluster {
             Err(error) => return Err(refused(&error)),
         }
         Ok(Some(Arc::new(this)))
+    }
+
+    /// Creates a node that has no store of its own and does not listen: what connects to it is
+    /// [announced](Self::announce).
+    #[must_use]
+    pub fn new(options: ClusterOptions) -> Self {
+        let ClusterOptions {
+            tag,
+            name,
+            secret,
+            redis,
+            network,
+            retention,
+            replicated,
+        } = options;
+        let logs = RedisStore::new(redis.clone(), retention);
+        let logs = SharedLogs::new(logs, redis.clone(), tag.clone());
+        Self {
+            config: schema::Cluster::default(),
+            tag,
+            name,
+            secret,
+            redis,
+            network,
+            replicated,
+            logs: Arc::new(logs),
+            deliveries: Deliveries::default(),
+            lease: Arc::new(Lease::new(Duration::from_millis(LEASE_MS))),
+            retain: retention.objects + Duration::from_secs(60 * 60),
+            membership: Membership::default(),
+            own: OnceLock::new(),
+            strangers: OnceLock::new(),
+            clients: Mutex::default(),
+            owners: Owners::default(),
+            store: None,
+        }
     }
 
     /// Asks Redis what it is, and tries the commands that nodes use.
@@ -217,13 +255,11 @@ impl Cluster {
     }
 
     /// Returns what the engine stores where the other nodes read it.
-    pub(crate) fn replica(&self, config: &Config) -> ReplicaOptions {
+    #[must_use]
+    pub fn replica(&self) -> ReplicaOptions {
         ReplicaOptions {
             store: self.logs.clone() as Arc<dyn LogStore>,
-            running: match config.store.replicate {
-                Replicate::Background => Replicated::Background,
-                Replicate::All => Replicated::All,
-            },
+            running: self.replicated,
             flush: FlushOptions {
                 tick: TICK,
                 retry_max: RETRY_MAX,
@@ -262,15 +298,20 @@ impl Cluster {
         });
         let (bound, server) =
             bound.map_err(|source| ServeError::ClusterListen { address, source })?;
+        self.announce(self.config.advertised(bound));
+        let _ = self.strangers.set(server.strangers());
+        Ok(server)
+    }
+
+    /// Says where the other nodes reach this one. The lease is renewed from then on.
+    pub fn announce(&self, address: String) {
         let _ = self.own.set(NodeRecord {
-            address: self.config.advertised(bound),
+            address,
             holder: None,
             name: self.name.clone(),
             protocol: tokenwire_peer::VERSION,
             version: env!("CARGO_PKG_VERSION").to_owned(),
         });
-        let _ = self.strangers.set(server.strangers());
-        Ok(server)
     }
 
     /// Returns the client of a process that was asked before.
@@ -297,7 +338,8 @@ impl Cluster {
             tag: record.holder(tag),
             secret: self.secret.clone(),
         };
-        let client = Client::node(record.name.as_str(), address);
+        let network = self.network.clone();
+        let client = Client::node_over(record.name.as_str(), address, network);
         clients.insert(tag.clone(), (record.clone(), client.clone()));
         client
     }
