@@ -13,6 +13,7 @@
 //!   collect frames, and a minimal framing.
 //! * [`Audit`]: checks that hold for every generation that has ended.
 //! * [`RedisServer`]: a real Redis as a child process.
+//! * `SimulatedRedis` (feature `redis`): a Redis in memory, whose time a simulation gives.
 //! * [`chaos`]: a TCP proxy that cuts, stalls and splits by a plan.
 //!
 //! Nothing here waits for wall-clock time. Under tokio's paused clock [`settle`] runs every task
@@ -29,6 +30,8 @@ pub mod chaos;
 #[cfg(all(feature = "disk", target_os = "linux"))]
 pub mod disk;
 pub mod log_conformance;
+#[cfg(feature = "redis")]
+pub mod simulated_redis;
 pub mod simulation;
 pub mod store_conformance;
 

@@ -29,6 +29,7 @@ const DEV_TOOLS: &[&str] = &[
     "indicatif",
     "insta",
     "loom",
+    "mlua",
     "plotters",
     "proptest",
     "shuttle",
