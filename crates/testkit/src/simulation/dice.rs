@@ -11,11 +11,12 @@ const ALPHABET: &[u8; 62] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwx
 /// A source of decisions. Each part of a simulation has dice of its own, so that a part which rolls
 /// once more does not change the decisions of the others.
 #[derive(Debug)]
-pub(super) struct Dice(StdRng);
+pub struct Dice(StdRng);
 
 impl Dice {
     /// Returns the dice of the part with this name.
-    pub(super) fn new(seed: u64, name: &str) -> Self {
+    #[must_use]
+    pub fn new(seed: u64, name: &str) -> Self {
         // FNV-1a, whose result does not depend on the process.
         let mut hash = 0xcbf2_9ce4_8422_2325 ^ seed;
         for byte in name.bytes() {
@@ -25,22 +26,22 @@ impl Dice {
     }
 
     /// Returns a number of this range.
-    pub(super) fn range(&mut self, range: RangeInclusive<u64>) -> u64 {
+    pub fn range(&mut self, range: RangeInclusive<u64>) -> u64 {
         self.0.random_range(range)
     }
 
     /// Returns an even number of milliseconds. Everything but the watcher acts at even times.
-    pub(super) fn millis(&mut self, range: RangeInclusive<u64>) -> u64 {
+    pub fn millis(&mut self, range: RangeInclusive<u64>) -> u64 {
         self.range(range) & !1
     }
 
     /// Returns true in `percent` of all cases.
-    pub(super) fn chance(&mut self, percent: u64) -> bool {
+    pub fn chance(&mut self, percent: u64) -> bool {
         self.range(0..=99) < percent
     }
 
     /// Returns one of the elements.
-    pub(super) fn pick<'a, T>(&mut self, of: &'a [T]) -> &'a T {
+    pub fn pick<'a, T>(&mut self, of: &'a [T]) -> &'a T {
         &of[self.0.random_range(0..of.len())]
     }
 

@@ -40,7 +40,12 @@ mod waiting;
 mod watcher;
 mod world;
 
+pub use dice::Dice;
 pub use disk::SimulatedDisk;
+pub use model::is_terminal;
+pub use reading::{End, Reading, output_text};
+pub use upstream::{SimulatedUpstream, UpstreamWorld};
+pub use view::View;
 pub use world::Sabotage;
 
 use std::sync::Arc;
@@ -56,7 +61,6 @@ use tokio::time::{sleep, timeout};
 use crate::faulty_store::FaultyStore;
 use audit::audit;
 use clock::Clock;
-use dice::Dice;
 use disk::Memory;
 use model::Deletion;
 use plan::Crash;

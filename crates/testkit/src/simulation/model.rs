@@ -311,7 +311,8 @@ impl Known {
 }
 
 /// Returns true for a terminal event of the responses dialect.
-pub(super) fn is_terminal(line: &Line) -> bool {
+#[must_use]
+pub fn is_terminal(line: &Line) -> bool {
     let kinds = [
         "response.completed",
         "response.incomplete",

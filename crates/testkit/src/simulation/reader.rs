@@ -156,7 +156,8 @@ fn ended(
             } else if is_text && model.generations[generation].was_cut() {
                 Ok(())
             } else {
-                reading.check(&model)
+                let was_cut = model.generations[generation].was_cut();
+                reading.check(&model.text(generation), was_cut)
             }
         }
         Err(SubscriptionError::Expired) => {

@@ -3,39 +3,46 @@
 use serde_json::Value;
 use tokenwire_core::dialect::Dialect;
 
-use super::model::{Model, is_terminal};
+use super::model::is_terminal;
 use super::view::View;
 use crate::framing::Line;
 
 /// A client's state of one generation, over all its connections.
 #[derive(Clone, Debug)]
-pub(super) struct Reading {
-    pub(super) generation: usize,
-    pub(super) dialect: Dialect,
+pub struct Reading {
+    /// The number of the generation.
+    pub generation: usize,
+    /// The dialect of all its connections.
+    pub dialect: Dialect,
     /// The number of the last event that was applied.
-    pub(super) applied: Option<u64>,
+    pub applied: Option<u64>,
     /// The same when the connection began. A record may have several chat chunks of one number.
     known: Option<u64>,
     /// The answer's text so far.
     text: String,
     /// Whether no event was left out on purpose.
-    pub(super) is_whole: bool,
+    pub is_whole: bool,
     /// How it ended, once it has.
-    pub(super) ended: Option<End>,
+    pub ended: Option<End>,
 }
 
+/// How a generation ended, as a client sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum End {
+pub enum End {
+    /// With its answer, whole or cut by a limit.
     Answered,
     /// The process that wrote it has crashed.
     ProducerLost,
+    /// It failed, or was cancelled.
     Failed,
 }
 
 // === impl Reading ===
 
 impl Reading {
-    pub(super) fn new(generation: usize, view: View) -> Self {
+    /// Begins to read a generation of this number.
+    #[must_use]
+    pub fn new(generation: usize, view: View) -> Self {
         Self {
             generation,
             dialect: view.dialect(),
@@ -48,7 +55,7 @@ impl Reading {
     }
 
     /// Begins a connection that reads after this number, which may be ahead of what was applied.
-    pub(super) fn connect(&mut self, after: Option<u64>) {
+    pub fn connect(&mut self, after: Option<u64>) {
         if self.dialect == Dialect::Text {
             // A reader without numbers begins again.
             self.text.clear();
@@ -63,7 +70,7 @@ impl Reading {
     ///
     /// # Errors
     /// What is wrong with the frame.
-    pub(super) fn apply(&mut self, line: &Line) -> Result<(), String> {
+    pub fn apply(&mut self, line: &Line) -> Result<(), String> {
         if self.dialect == Dialect::Text {
             self.text.push_str(&line.data);
             return Ok(());
@@ -151,7 +158,7 @@ impl Reading {
     ///
     /// # Errors
     /// What is wrong with it.
-    pub(super) fn reset(&mut self, seq: u64, event: &[u8]) -> Result<(), String> {
+    pub fn reset(&mut self, seq: u64, event: &[u8]) -> Result<(), String> {
         let event: Value = serde_json::from_slice(event)
             .map_err(|error| format!("a reset is not JSON: {error}"))?;
         let object = &event["response"];
@@ -171,13 +178,12 @@ impl Reading {
         Ok(())
     }
 
-    /// Checks the text of a reading that has ended against what the upstream delivered.
+    /// Checks the text of a reading that has ended against what the upstream delivered. `was_cut` says
+    /// whether a writer of the answer was lost.
     ///
     /// # Errors
     /// The difference.
-    pub(super) fn check(&self, model: &Model) -> Result<(), String> {
-        let delivered = model.text(self.generation);
-        let was_cut = model.generations[self.generation].was_cut();
+    pub fn check(&self, delivered: &str, was_cut: bool) -> Result<(), String> {
         let agrees = if was_cut {
             delivered.starts_with(&self.text)
         } else {
@@ -197,7 +203,8 @@ impl Reading {
 }
 
 /// Returns the text of all messages of a response object.
-pub(super) fn output_text(object: &Value) -> String {
+#[must_use]
+pub fn output_text(object: &Value) -> String {
     let items = object["output"].as_array().into_iter().flatten();
     let parts = items
         .filter_map(|item| item["content"].as_array())

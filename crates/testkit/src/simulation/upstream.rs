@@ -17,20 +17,42 @@ use tokenwire_core::model::snapshot::Api;
 use tokenwire_core::upstream::decode::{Flow, SseDecoder, SseEvent};
 use tokenwire_core::upstream::translate::BodyEnd;
 use tokenwire_core::upstream::{
-    OpenError, Refusal, SecretString, StreamStep, Target, TokenStream, Upstream, UpstreamHead,
-    UpstreamRequest, UpstreamResponse,
+    OpenError, Refusal, SecretString, StreamStep, Target, Timeouts, TokenStream, Upstream,
+    UpstreamHead, UpstreamRequest, UpstreamResponse,
 };
 use tokio::time::{Sleep, sleep};
 
 use super::dice::Dice;
 use super::script::{Head, Script, Step};
-use super::world::World;
 
 /// The largest event of a body.
 const EVENT_LIMIT: usize = 1 << 20;
 
-/// See the documentation of the module.
-pub(super) struct SimulatedUpstream(pub(super) Arc<World>);
+/// What a simulated upstream tells of its calls, and what decides them.
+pub trait UpstreamWorld: Send + Sync {
+    /// Decides all answers.
+    fn seed(&self) -> u64;
+
+    /// How long the gateway waits.
+    fn timeouts(&self) -> Timeouts;
+
+    /// How much slower than its script an upstream is.
+    fn slowness(&self) -> u64 {
+        1
+    }
+
+    /// Notes a call for the request of this name. Returns its number.
+    fn called(&self, marker: String) -> usize;
+
+    /// Notes text that a call has delivered.
+    fn delivered(&self, call: usize, text: &str);
+
+    /// Adds a line to the trace.
+    fn note(&self, what: fmt::Arguments<'_>);
+}
+
+/// Answers each request by a script of the seed. The text of a request has its name between two `#`.
+pub struct SimulatedUpstream(pub Arc<dyn UpstreamWorld>);
 
 impl fmt::Debug for SimulatedUpstream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -53,7 +75,7 @@ impl Upstream for SimulatedUpstream {
             } else {
                 Api::Chat
             },
-            timeouts: self.0.plan.timeouts,
+            timeouts: self.0.timeouts(),
             endpoint: 0,
             queued: false,
             reservation: Default::default(),
@@ -65,10 +87,15 @@ impl Upstream for SimulatedUpstream {
         request: UpstreamRequest,
     ) -> BoxFuture<'static, Result<UpstreamResponse, OpenError>> {
         let world = self.0.clone();
-        let call = world.model.lock().called(marker(&request.body));
-        let mut dice = Dice::new(world.seed, &format!("call {call}"));
-        let script = Script::draw(&mut dice, request.api);
-        world.trace.note(format_args!(
+        let call = world.called(marker(&request.body));
+        let mut dice = Dice::new(world.seed(), &format!("call {call}"));
+        let mut script = Script::draw(&mut dice, request.api);
+        let slowness = world.slowness();
+        script
+            .steps
+            .iter_mut()
+            .for_each(|(pause, _)| *pause *= slowness);
+        world.note(format_args!(
             "upstream {call}: {:?} after {}, {} steps",
             script.head,
             script.head_after,
@@ -85,7 +112,7 @@ fn marker(body: &[u8]) -> String {
 }
 
 async fn answer(
-    world: Arc<World>,
+    world: Arc<dyn UpstreamWorld>,
     call: usize,
     script: Script,
 ) -> Result<UpstreamResponse, OpenError> {
@@ -119,7 +146,7 @@ async fn answer(
 
 /// The body of one answer.
 struct Body {
-    world: Arc<World>,
+    world: Arc<dyn UpstreamWorld>,
     call: usize,
     decoder: SseDecoder,
     steps: VecDeque<(u64, Step)>,
@@ -154,7 +181,7 @@ impl TokenStream for Body {
             if let SseEvent::Data { data, .. } = event
                 && let Some(text) = text(data)
             {
-                world.model.lock().delivered(call, &text);
+                world.delivered(call, &text);
             }
             sink(event)
         };

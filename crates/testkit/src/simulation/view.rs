@@ -10,8 +10,8 @@ use super::dice::Dice;
 use crate::framing::JsonLines;
 
 /// A kind of reader. Two readers of one view get the same bytes of the same records.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct View {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct View {
     dialect: u8,
     kind: u8,
 }
@@ -29,12 +29,13 @@ const KINDS: [(ReaderKind, &str); 3] = [
 
 impl View {
     /// The view that shows every event.
-    pub(super) const FULL: Self = Self {
+    pub const FULL: Self = Self {
         dialect: 0,
         kind: 0,
     };
 
-    pub(super) fn draw(dice: &mut Dice) -> Self {
+    /// Draws a view.
+    pub fn draw(dice: &mut Dice) -> Self {
         Self {
             dialect: *dice.pick(&[0, 0, 0, 1, 1, 1, 2]),
             kind: *dice.pick(&[0, 0, 1, 2]),
@@ -42,7 +43,8 @@ impl View {
     }
 
     /// Returns the view of this dialect with the same framing.
-    pub(super) fn with_dialect(self, dialect: Dialect) -> Self {
+    #[must_use]
+    pub fn with_dialect(self, dialect: Dialect) -> Self {
         let index = DIALECTS.iter().position(|(known, _)| *known == dialect);
         Self {
             dialect: index.unwrap_or(0) as u8,
@@ -50,25 +52,33 @@ impl View {
         }
     }
 
-    pub(super) fn dialect(self) -> Dialect {
+    /// Returns which JSON it shows.
+    #[must_use]
+    pub fn dialect(self) -> Dialect {
         DIALECTS[usize::from(self.dialect)].0
     }
 
-    pub(super) fn kind(self) -> ReaderKind {
+    /// Returns how the reader learns that a position cannot be continued.
+    #[must_use]
+    pub fn kind(self) -> ReaderKind {
         KINDS[usize::from(self.kind)].0
     }
 
     /// Returns true if no event is hidden, so that numbers have no gaps but the log's.
-    pub(super) fn is_full(self) -> bool {
+    #[must_use]
+    pub fn is_full(self) -> bool {
         self.dialect() == Dialect::Responses && self.kind() != ReaderKind::Sdk
     }
 
     /// Returns true if frames have numbers that a reader can come back with.
-    pub(super) fn is_numbered(self) -> bool {
+    #[must_use]
+    pub fn is_numbered(self) -> bool {
         self.dialect() != Dialect::Text
     }
 
-    pub(super) fn framing(self) -> Arc<dyn Framing> {
+    /// Returns how its frames are written.
+    #[must_use]
+    pub fn framing(self) -> Arc<dyn Framing> {
         let is_sdk = self.kind() == ReaderKind::Sdk;
         Arc::new(JsonLines {
             extensions: !is_sdk,

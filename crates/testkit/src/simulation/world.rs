@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use tokenwire_core::dialect::{Dialect, Frame, Framing};
 use tokenwire_core::log::LogStore;
 use tokenwire_core::model::id::{GenerationId, IdSource};
+use tokenwire_core::upstream::Timeouts;
 use tokio::sync::Notify;
 
 use super::dice::Dice;
@@ -16,6 +17,7 @@ use super::disk::SimulatedDisk;
 use super::model::Model;
 use super::plan::Plan;
 use super::trace::Trace;
+use super::upstream::UpstreamWorld;
 use super::view::View;
 use super::waiting::Watched;
 
@@ -112,6 +114,28 @@ impl World {
             sabotage: self.sabotage,
             frames: self.frames.clone(),
         })
+    }
+}
+
+impl UpstreamWorld for World {
+    fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    fn timeouts(&self) -> Timeouts {
+        self.plan.timeouts
+    }
+
+    fn called(&self, marker: String) -> usize {
+        self.model.lock().called(marker)
+    }
+
+    fn delivered(&self, call: usize, text: &str) {
+        self.model.lock().delivered(call, text);
+    }
+
+    fn note(&self, what: fmt::Arguments<'_>) {
+        self.trace.note(what);
     }
 }
 
