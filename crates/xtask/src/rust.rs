@@ -104,6 +104,8 @@ pub(crate) fn simulation(context: &Context<'_>) -> Result<Outcome, Error> {
             "tokenwire-core",
             "--package",
             "tokenwire-store",
+            "--package",
+            "tokenwire",
             "--test",
             "simulation",
         ])

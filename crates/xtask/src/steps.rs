@@ -216,7 +216,7 @@ pub(crate) const STEPS: &[Step] = &[
     },
     Step {
         name: "simulation",
-        about: "1,000 simulations over a store in memory and as many over a disk, or what fits in a minute each, find nothing (SIMULATION_SEEDS, SIMULATION_SEED)",
+        about: "1,000 simulations over a store in memory, as many over a disk and as many of several nodes, or what fits in a minute each, find nothing (SIMULATION_SEEDS, SIMULATION_SEED)",
         tiers: WIDER,
         needs: &[],
         run: rust::simulation,
