@@ -192,7 +192,7 @@ fn measure(workspace: &Workspace, may_install: bool, rest: &[String]) -> Result<
         .args([
             "bench",
             "-p",
-            "tokenwire-bench",
+            "tokenwire-micro",
             "--bench",
             "instructions",
             "--",
