@@ -130,11 +130,12 @@ class Bench:
         plain, keyed = Gateway(self.programs, self.port), Gateway(self.programs, self.port, {"auth": auth})
         # The one without credentials ignores the key.
         os.environ["TOKENWIRE_BENCH_KEY"] = KEY
-        own, with_it = in_turn(self.programs, self.port, [plain, keyed], "short", "chat", self.rounds)
+        for route, name in [("responses", "Responses"), ("chat", "chat, for which the upstream is asked to report usage")]:
+            own, with_it = in_turn(self.programs, self.port, [plain, keyed], "short", route, self.rounds)
+            yield f"a five-token request with a key and its limits, {name}", cpu_ratio(own, with_it, "us_per_stream"), 1.10
         plain.end()
         keyed.end()
         del os.environ["TOKENWIRE_BENCH_KEY"]
-        yield "a five-token request with a key and its limits, SSE", cpu_ratio(own, with_it, "us_per_stream"), 1.10
 
 
 KINDS = ["watchers", "words", "telemetry", "keys", "redis"]

@@ -1,4 +1,4 @@
-//! The micro-benchmarks in time: `cargo bench -p tokenwire-bench --bench time`.
+//! The micro-benchmarks in time: `cargo bench -p tokenwire-micro --bench time`.
 
 use std::hint::black_box;
 

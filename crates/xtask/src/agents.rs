@@ -59,7 +59,7 @@ pub(crate) fn test(context: &Context<'_>) -> Result<Outcome, Error> {
         litellm,
     } = installed(workspace, context.may_install)?;
     let tests = node::copy_tests(&workspace.agents(), &folder)?;
-    let mut servers = Servers::for_agents(workspace)?;
+    let mut servers = Servers::for_agents(context)?;
     let mut runner = node.command("node", &folder);
     runner
         .args(["--test", "--test-reporter=spec", "--test-timeout=600000"])

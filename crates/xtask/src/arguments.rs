@@ -109,6 +109,9 @@ Examples:
   cargo xtask test --only python -- -k lanes   the Python client tests whose name contains `lanes`
   cargo xtask test --only test -- resumes      the Rust tests whose name contains `resumes`
 
+The steps from doctest to restarts run two at a time, each with its own servers, ports and folders. What such a step prints follows in
+one piece at its end; meanwhile it is in .tools/logs/STEP.log. The others, and a single step of `--only`, run alone and print at once.
+
 Missing tools are installed: Debian packages with apt-get (through sudo unless you are root), Python and npm packages at the
 versions of their lock files, into .tools/, which may be deleted at any time. With CI=true the output is plain.";
 

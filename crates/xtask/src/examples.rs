@@ -7,7 +7,7 @@ use crate::error::Error;
 use crate::node::{self, Node};
 use crate::process;
 use crate::python;
-use crate::servers::{self, Servers};
+use crate::servers::{self, Pace, Servers};
 use crate::step::{Context, Outcome};
 use crate::workspace::Workspace;
 
@@ -119,7 +119,7 @@ pub(crate) fn test(context: &Context<'_>) -> Result<Outcome, Error> {
     let folder = root.join("tests");
     let tests = node::copy_tests(&tests(workspace), &folder)?;
     let [client, embed, gateway] = servers::build(workspace, [RUST[0], RUST[1], GATEWAY])?;
-    let mut servers = Servers::start(workspace)?;
+    let mut servers = Servers::start(context, Pace::Readable)?;
     let mut runner = node.command("node", &folder);
     runner
         .args(["--test", "--test-reporter=spec", "--test-timeout=120000"])

@@ -1,12 +1,18 @@
 //! Installs what steps need.
 
+use std::sync::{Mutex, PoisonError};
+
 use crate::debian;
 use crate::error::Error;
 use crate::need::Need;
 use crate::workspace::Workspace;
 use crate::{agents, deployment, examples, fuzz, micro, node, process, python, telemetry};
 
-/// Installs everything of `needs` that is missing, Debian packages first and together.
+/// Held by the step that installs: steps that run beside each other share installations.
+static INSTALLING: Mutex<()> = Mutex::new(());
+
+/// Installs everything of `needs` that is missing, Debian packages first and together. Waits while
+/// another step installs. An installation that is complete is not touched.
 ///
 /// # Errors
 /// Something is missing and may not or cannot be installed.
@@ -15,6 +21,7 @@ pub(crate) fn ensure(
     needs: &[Need],
     may_install: bool,
 ) -> Result<(), Error> {
+    let alone = INSTALLING.lock().unwrap_or_else(PoisonError::into_inner);
     let mut packages = Vec::new();
     for need in needs {
         if let Need::Debian(package) = need
@@ -34,13 +41,18 @@ pub(crate) fn ensure(
             Need::ManifestValidator => deployment::validator(workspace, may_install).map(drop)?,
             Need::TelemetryProtobufs => telemetry::protobufs(workspace, may_install).map(drop)?,
             Need::Fuzzer => fuzz::runner(workspace, may_install).map(drop)?,
-            Need::MicroRunner => micro::runner(workspace, may_install).map(drop)?,
+            // Below, without the lock: it compiles for minutes, and no other step uses it.
+            Need::MicroRunner => {}
             Need::ModelGateways => python::model_gateways(workspace, may_install).map(drop)?,
             Need::PythonClients => python::clients(workspace, may_install).map(drop)?,
             Need::NodeClients => node::clients(workspace, may_install)?,
             Need::Examples => examples::packages(workspace, may_install).map(drop)?,
             Need::BrowserPackages => node::browser_packages(workspace, may_install)?,
         }
+    }
+    drop(alone);
+    if needs.contains(&Need::MicroRunner) {
+        micro::runner(workspace, may_install)?;
     }
     Ok(())
 }

@@ -166,8 +166,9 @@ pub(crate) fn runner(workspace: &Workspace, may_install: bool) -> Result<PathBuf
             remedy: "leave out --no-install".to_owned(),
         });
     }
-    // It only starts valgrind, so it is built without optimisation, in half the time.
-    let mut install = process::cargo(workspace.root());
+    // It only starts valgrind, so it is built without optimisation and symbols, in half the time.
+    let mut install = process::cargo_in_background(workspace.root());
+    install.env("CARGO_PROFILE_DEV_DEBUG", "none");
     install
         .args([
             "install",
@@ -186,12 +187,12 @@ pub(crate) fn runner(workspace: &Workspace, may_install: bool) -> Result<PathBuf
 
 fn measure(workspace: &Workspace, may_install: bool, rest: &[String]) -> Result<Figures, Error> {
     let runner = runner(workspace, may_install)?;
-    let mut bench = process::cargo(workspace.root());
+    let mut bench = process::cargo_in_background(workspace.root());
     bench
         .args([
             "bench",
             "-p",
-            "tokenwire-bench",
+            "tokenwire-micro",
             "--bench",
             "instructions",
             "--",
@@ -203,10 +204,12 @@ fn measure(workspace: &Workspace, may_install: bool, rest: &[String]) -> Result<
         .stderr(Stdio::inherit());
     let command = process::show(&bench);
     terminal::command(&command);
-    let output = bench.output().map_err(|source| Error::Spawn {
-        command: command.clone(),
-        source,
-    })?;
+    let output = process::printing(&mut bench)
+        .and_then(|bench| bench.stdout(Stdio::piped()).output())
+        .map_err(|source| Error::Spawn {
+            command: command.clone(),
+            source,
+        })?;
     let figures = figures(&String::from_utf8_lossy(&output.stdout));
     // A run without figures has failed, whatever its exit status.
     if output.status.success() && !figures.is_empty() {

@@ -2,6 +2,7 @@
 
 use crate::error::Error;
 use crate::process;
+use crate::rust;
 use crate::step::{Context, Outcome};
 
 /// Runs the tests of `deploy/grafana` and `deploy/prometheus`.
@@ -9,10 +10,9 @@ use crate::step::{Context, Outcome};
 /// # Errors
 /// A test failed.
 pub(crate) fn test(context: &Context<'_>) -> Result<Outcome, Error> {
-    let mut command = process::cargo(context.workspace.root());
+    let mut command = rust::integration_tests(context, &["monitoring"]);
     command
-        .args(["test", "--package", "tokenwire", "--test", "monitoring"])
-        .args(["--", "--nocapture"])
+        .arg("--nocapture")
         .args(context.rest)
         .env("MONITORING", "1");
     process::run(&mut command).map(|()| Outcome::Passed)

@@ -8,7 +8,7 @@ use crate::debian::{self, PYTHON, Package, VENV};
 use crate::error::Error;
 use crate::process;
 use crate::python;
-use crate::servers::Servers;
+use crate::servers::{Pace, Servers};
 use crate::stamp::Stamp;
 use crate::step::{Context, Outcome};
 use crate::workspace::Workspace;
@@ -28,15 +28,25 @@ struct Suite {
     name: &'static str,
     /// The tracked folder, relative to the root.
     tracked: &'static str,
+    /// How many of its files run at a time. They share the gateways and the upstream.
+    at_a_time: u8,
+    pace: Pace,
 }
 
 const CLIENTS: Suite = Suite {
     name: "node",
     tracked: "crates/server/tests/clients/node",
+    // Its tests count all requests of the upstream.
+    at_a_time: 1,
+    pace: Pace::AtOnce,
 };
 const BROWSER: Suite = Suite {
     name: "browser",
     tracked: "crates/server/tests/browser",
+    // Its tests find their own requests by a word. More browsers would compete for the processor.
+    at_a_time: 2,
+    // Some act while an answer streams.
+    pace: Pace::Readable,
 };
 
 /// A Node that is new enough, with its npm.
@@ -177,12 +187,13 @@ pub(crate) fn install(
 }
 
 /// Copies the modules of `tracked` into `folder` and returns the tests among them. Node resolves
-/// packages relative to a module, so the tests run as copies beside `node_modules` and nothing is
+/// packages relative to a module, so the tests run as copies near `node_modules` and nothing is
 /// installed in the tracked tree. Copies of renamed or deleted tests are deleted.
 ///
 /// # Errors
 /// A file cannot be read, written or deleted.
 pub(crate) fn copy_tests(tracked: &Path, folder: &Path) -> Result<Vec<PathBuf>, Error> {
+    std::fs::create_dir_all(folder).map_err(Error::file("make", folder))?;
     for stale in modules(folder)? {
         std::fs::remove_file(&stale).map_err(Error::file("delete", &stale))?;
     }
@@ -257,14 +268,14 @@ fn run(
     let workspace = context.workspace;
     let node = Node::find(workspace, context.may_install)?;
     let folder = packages(workspace, &node, suite, context.may_install)?;
+    // Two steps use one suite, so each has copies of its own. Node finds the packages above them.
+    let folder = folder.join(context.step);
     let tests = copy_tests(&workspace.root().join(suite.tracked), &folder)?;
-    let mut servers = Servers::start(workspace)?;
+    let mut servers = Servers::start(context, suite.pace)?;
     let mut runner = node.command("node", &folder);
     // The limit holds for a whole file as well, and browser tests are slow.
     runner.args(["--test", "--test-reporter=spec", "--test-timeout=600000"]);
-    // One file after the other: several browsers would compete for the processor, and tests that
-    // count requests share one upstream.
-    runner.arg("--test-concurrency=1");
+    runner.arg(format!("--test-concurrency={}", suite.at_a_time));
     runner.args(context.rest);
     runner.args(
         tests

@@ -1,6 +1,7 @@
 //! Runs other programs: without standard input, and with errors that name the command.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -22,10 +23,22 @@ pub(crate) fn command(program: impl AsRef<OsStr>, directory: &Path) -> Command {
 
 /// Returns the cargo that started this program, so that `cargo +toolchain` applies to all steps.
 pub(crate) fn cargo(directory: &Path) -> Command {
-    let mut command = command(
-        std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()),
-        directory,
-    );
+    isolated(command(cargo_program(), directory))
+}
+
+/// Returns the same cargo, for a long build beside steps that have timeouts: it takes the time that
+/// the others leave.
+pub(crate) fn cargo_in_background(directory: &Path) -> Command {
+    let mut command = command("nice", directory);
+    command.args(["-n", "19"]).arg(cargo_program());
+    isolated(command)
+}
+
+fn cargo_program() -> OsString {
+    std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
+}
+
+fn isolated(mut command: Command) -> Command {
     // `cargo run` sets variables that describe this crate. Passed on, they would make the builds
     // of the steps stale.
     for (name, _) in std::env::vars_os() {
@@ -39,14 +52,15 @@ pub(crate) fn cargo(directory: &Path) -> Command {
     command
 }
 
-/// Prints the command and runs it with its output passed through.
+/// Prints the command and runs it. Its output goes where this thread prints.
 ///
 /// # Errors
 /// The program cannot be started or exits with a failure.
 pub(crate) fn run(command: &mut Command) -> Result<(), Error> {
     let shown = show(command);
     terminal::command(&shown);
-    let status = command.status().map_err(|source| Error::Spawn {
+    let status = printing(command).and_then(Command::status);
+    let status = status.map_err(|source| Error::Spawn {
         command: shown.clone(),
         source,
     })?;
@@ -58,6 +72,14 @@ pub(crate) fn run(command: &mut Command) -> Result<(), Error> {
             status,
         })
     }
+}
+
+/// Sends the command's output to where this thread prints.
+pub(crate) fn printing(command: &mut Command) -> io::Result<&mut Command> {
+    if let Some(log) = terminal::log()? {
+        command.stdout(log.try_clone()?).stderr(log);
+    }
+    Ok(command)
 }
 
 /// Returns whether the command succeeds; its output is discarded. A missing program is a failure.
@@ -130,6 +152,25 @@ mod tests {
             error.to_string(),
             "`sh -c 'exit 3'` ended with exit status: 3"
         );
+    }
+
+    #[test]
+    fn output_goes_to_the_log_of_the_thread() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        let script = "echo out; echo err >&2; exit 3";
+        let failed = terminal::logged(std::fs::File::create(&path).unwrap(), || {
+            terminal::text("before");
+            let failed = run(command("sh", Path::new("/")).args(["-c", script])).is_err();
+            terminal::text("after");
+            failed
+        });
+        assert!(failed);
+        assert_eq!(
+            std::fs::read_to_string(&path).unwrap(),
+            format!("before\n$ sh -c '{script}'\nout\nerr\nafter\n")
+        );
+        assert!(terminal::log().unwrap().is_none());
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::Error;
 use crate::process;
-use crate::servers::Servers;
+use crate::servers::{Pace, Servers};
 use crate::stamp::Stamp;
 use crate::step::{Context, Outcome};
 use crate::workspace::Workspace;
@@ -118,7 +118,7 @@ pub(crate) fn model_gateways(workspace: &Workspace, may_install: bool) -> Result
 /// A test failed, or the servers did not start.
 pub(crate) fn test(context: &Context<'_>) -> Result<Outcome, Error> {
     let [programs, litellm] = clients(context.workspace, context.may_install)?;
-    let mut servers = Servers::start(context.workspace)?;
+    let mut servers = Servers::start(context, Pace::AtOnce)?;
     let mut pytest = process::command(programs.join("python"), context.workspace.root());
     // Byte code and pytest's cache stay out of the tracked tree.
     pytest

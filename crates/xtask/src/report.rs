@@ -1,5 +1,7 @@
 //! The list of steps, the lines before and after each step, and the summary.
 
+use std::fs::File;
+use std::path::Path;
 use std::time::Duration;
 
 use crate::step::{Outcome, Report, Step, Tier};
@@ -36,6 +38,25 @@ pub(crate) fn begin(step: &Step) {
     terminal::heading(&format!("== {}: {}", step.name, step.about));
 }
 
+/// Prints which steps run beside each other, and where their output is meanwhile.
+pub(crate) fn begin_row(steps: &[&Step], logs: &Path) {
+    let names: Vec<&str> = steps.iter().map(|step| step.name).collect();
+    terminal::heading(&format!(
+        "== two at a time: {}; what each prints follows at its end, and is in {} before",
+        names.join(", "),
+        logs.display()
+    ));
+    terminal::text("");
+}
+
+/// Prints what a step has printed to its log.
+pub(crate) fn copy(log: &Path) {
+    // Without a log the step has failed, and its report says why.
+    if let Ok(log) = File::open(log) {
+        terminal::copy(log);
+    }
+}
+
 /// Prints how a step ended.
 pub(crate) fn end(report: &Report) {
     let name = report.name;
@@ -49,12 +70,12 @@ pub(crate) fn end(report: &Report) {
     terminal::text("");
 }
 
-/// Prints the table of results, with the counts in its last line.
-pub(crate) fn summary(steps: &[&Step], reports: &[Report]) {
-    terminal::text(&table(steps, reports));
+/// Prints the table of results, with the counts and the time of the whole run in its last line.
+pub(crate) fn summary(steps: &[&Step], reports: &[Report], took: Duration) {
+    terminal::text(&table(steps, reports, took));
 }
 
-fn table(steps: &[&Step], reports: &[Report]) -> String {
+fn table(steps: &[&Step], reports: &[Report], took: Duration) -> String {
     let mut rows = vec![format!("{:<8} {:<8} {:>8}", "step", "result", "took")];
     let (mut passed, mut failed, mut skipped) = (0, 0, 0);
     for step in steps {
@@ -87,7 +108,8 @@ fn table(steps: &[&Step], reports: &[Report]) -> String {
     } else {
         String::new()
     };
-    rows.push(format!("{passed} passed, {failed} failed{also}"));
+    let took = seconds(took);
+    rows.push(format!("{passed} passed, {failed} failed{also} in {took}"));
     rows.join("\n")
 }
 
@@ -114,13 +136,13 @@ mod tests {
             report(2, Err(Error::NoExecutable("tokenwire"))),
         ];
         assert_eq!(
-            table(&steps, &reports),
+            table(&steps, &reports, Duration::from_secs(3)),
             "step     result       took\n\
              fmt      passed      1.2 s\n\
              clippy   skipped     1.2 s\n\
              unit     FAILED      1.2 s\n\
              test     not run\n\
-             1 passed, 1 failed, 1 skipped"
+             1 passed, 1 failed, 1 skipped in 3.0 s"
         );
     }
 }

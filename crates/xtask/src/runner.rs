@@ -1,5 +1,9 @@
-//! Runs the chosen steps one after the other.
+//! Runs the chosen steps: one after the other, or two at a time where they may run beside each other.
 
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
 use std::time::Instant;
 
 use crate::arguments::{InstallOptions, TestOptions};
@@ -22,18 +26,23 @@ pub(crate) fn test(workspace: &Workspace, options: &TestOptions) -> Result<bool,
     if !options.rest.is_empty() && steps.len() != 1 {
         return Err(Error::RestWithoutStep { count: steps.len() });
     }
-    let context = Context {
+    let context = |step: &Step| Context {
+        step: step.name,
         workspace,
         tier,
         may_install: !options.no_install,
         with_deny: options.with_deny,
         rest: &options.rest,
     };
-    let reports = run(&steps, options.keep_going, |step| {
-        install::ensure(workspace, step.needs, context.may_install)?;
-        (step.run)(&context)
-    });
-    report::summary(&steps, &reports);
+    let runner = Runner {
+        keep_going: options.keep_going,
+        logs: workspace.logs(),
+        install: |step: &Step| install::ensure(workspace, step.needs, !options.no_install),
+        run: |step: &Step| (step.run)(&context(step)),
+    };
+    let started = Instant::now();
+    let reports = runner.run(&steps);
+    report::summary(&steps, &reports, started.elapsed());
     Ok(reports.iter().all(|report| report.result.is_ok()))
 }
 
@@ -57,14 +66,16 @@ pub(crate) fn install(workspace: &Workspace, options: &InstallOptions) -> Result
     }
     install::ensure(workspace, &needs, true)?;
     if options.with_deny {
+        let deny = steps::named("deny")?;
         let context = Context {
+            step: deny.name,
             workspace,
             tier: Tier::Default,
             may_install: true,
             with_deny: true,
             rest: &[],
         };
-        (steps::named("deny")?.run)(&context)?;
+        (deny.run)(&context)?;
     }
     terminal::text("everything is installed");
     Ok(true)
@@ -85,33 +96,126 @@ fn chosen(tier: Tier, only: &[String], skip: &[String]) -> Result<Vec<&'static S
     Ok(STEPS.iter().filter(is_chosen).collect())
 }
 
-fn run(
-    steps: &[&'static Step],
+/// How many steps run at a time, of those that may run beside others.
+const LANES: usize = 2;
+
+/// How steps are installed and run.
+struct Runner<Install, Run> {
+    /// Whether steps begin after one has failed.
     keep_going: bool,
-    mut run: impl FnMut(&Step) -> Result<Outcome, Error>,
-) -> Vec<Report> {
-    let mut reports = Vec::new();
-    for step in steps {
-        report::begin(step);
-        let started = Instant::now();
-        let result = run(step);
-        let finished = Report {
-            name: step.name,
-            took: started.elapsed(),
-            result,
-        };
-        report::end(&finished);
-        let goes_on = keep_going || finished.result.is_ok();
-        reports.push(finished);
-        if !goes_on {
-            break;
+    /// The folder of what steps print while they run beside others.
+    logs: PathBuf,
+    /// Installs what a step needs.
+    install: Install,
+    run: Run,
+}
+
+// === impl Runner ===
+
+impl<Install, Run> Runner<Install, Run>
+where
+    Install: Fn(&Step) -> Result<(), Error> + Sync,
+    Run: Fn(&Step) -> Result<Outcome, Error> + Sync,
+{
+    /// Runs the steps in their order. Those in a row that may run beside another run in lanes.
+    /// Returns the reports in the order in which the steps ended.
+    fn run(&self, steps: &[&'static Step]) -> Vec<Report> {
+        let mut reports = Vec::new();
+        for row in steps.chunk_by(|step, next| step.beside && next.beside) {
+            match row {
+                [step] => reports.push(self.alone(step)),
+                _ => self.in_lanes(row, &mut reports),
+            }
+            if self.stops(&reports) {
+                break;
+            }
         }
+        reports
     }
-    reports
+
+    fn stops(&self, reports: &[Report]) -> bool {
+        !self.keep_going && reports.iter().any(|report| report.result.is_err())
+    }
+
+    /// Runs one step, which prints to the terminal.
+    fn alone(&self, step: &'static Step) -> Report {
+        report::begin(step);
+        let report = timed(step, || {
+            (self.install)(step)?;
+            (self.run)(step)
+        });
+        report::end(&report);
+        report
+    }
+
+    /// Runs steps in lanes: each lane takes the next step until none is left.
+    fn in_lanes(&self, steps: &[&'static Step], reports: &mut Vec<Report>) {
+        report::begin_row(steps, &self.logs);
+        let waiting = Mutex::new(steps.iter().copied());
+        let ended = Mutex::new(reports);
+        let next = || locked(&waiting).next();
+        let lane = || {
+            while let Some(step) = next() {
+                if self.stops(&locked(&ended)) {
+                    break;
+                }
+                let log = self.logs.join(format!("{}.log", step.name));
+                let report = timed(step, || {
+                    self.logged(&log, || {
+                        (self.install)(step)?;
+                        (self.run)(step)
+                    })
+                });
+                // Under the lock, so that the output of a step is in one piece.
+                let mut ended = locked(&ended);
+                report::begin(step);
+                report::copy(&log);
+                report::end(&report);
+                ended.push(report);
+            }
+        };
+        thread::scope(|scope| {
+            for _ in 0..LANES {
+                scope.spawn(lane);
+            }
+        });
+    }
+
+    /// Runs a step whose output goes to a file.
+    fn logged(
+        &self,
+        log: &Path,
+        run: impl FnOnce() -> Result<Outcome, Error>,
+    ) -> Result<Outcome, Error> {
+        fs::create_dir_all(&self.logs).map_err(Error::file("make", &self.logs))?;
+        // Emptied and appended to, so that programs do not overwrite each other's lines.
+        File::create(log).map_err(Error::file("write", log))?;
+        let file = File::options().append(true).open(log);
+        let file = file.map_err(Error::file("write", log))?;
+        terminal::logged(file, run)
+    }
+}
+
+fn timed(step: &Step, run: impl FnOnce() -> Result<Outcome, Error>) -> Report {
+    let started = Instant::now();
+    let result = run();
+    Report {
+        name: step.name,
+        took: started.elapsed(),
+        result,
+    }
+}
+
+/// Locks what the lanes share. A step that panics ends the whole run.
+fn locked<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::Barrier;
+
     use super::*;
 
     fn names(steps: &[&Step]) -> Vec<&'static str> {
@@ -142,7 +246,7 @@ mod tests {
         assert_eq!(
             default,
             [
-                "fmt", "clippy", "test", "doctest", "python", "node", "client", "browser",
+                "fmt", "clippy", "test", "doctest", "python", "browser", "node", "client",
                 "examples"
             ]
         );
@@ -153,24 +257,122 @@ mod tests {
         assert!(full.contains(&"fuzz") && !ci.contains(&"fuzz"));
     }
 
+    /// Runs these steps of the table. Returns the reports and what the logs contain, by step.
+    fn run(
+        names: &[&str],
+        keep_going: bool,
+        install: impl Fn(&Step) -> Result<(), Error> + Sync,
+        run: impl Fn(&Step) -> Result<Outcome, Error> + Sync,
+    ) -> (Vec<Report>, BTreeMap<String, String>) {
+        let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
+        let steps = chosen(Tier::Full, &names, &[]).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let logs = folder.path().join("logs");
+        let runner = Runner {
+            keep_going,
+            logs: logs.clone(),
+            install,
+            run,
+        };
+        let reports = runner.run(&steps);
+        let written = fs::read_dir(logs).into_iter().flatten().map(|entry| {
+            let path = entry.unwrap().path();
+            let name = path.file_stem().unwrap().to_string_lossy().into_owned();
+            (name, fs::read_to_string(path).unwrap())
+        });
+        (reports, written.collect())
+    }
+
+    fn failed(reports: &[Report]) -> Vec<&'static str> {
+        let failed = reports.iter().filter(|report| report.result.is_err());
+        failed.map(|report| report.name).collect()
+    }
+
     #[test]
     fn first_failure_stops_the_run() {
-        let steps = chosen(Tier::Default, &[], &[]).unwrap();
-        assert_eq!(
-            run(&steps, false, failing)
-                .iter()
-                .map(|report| report.name)
-                .collect::<Vec<_>>(),
-            ["fmt", "clippy"]
-        );
+        let (reports, _) = run(&["fmt", "clippy", "test"], false, |_| Ok(()), failing);
+        assert_eq!(reports.len(), 2);
+        assert_eq!(failed(&reports), ["clippy"]);
     }
 
     #[test]
     fn keep_going_runs_all_steps() {
-        let steps = chosen(Tier::Default, &[], &[]).unwrap();
-        let reports = run(&steps, true, failing);
-        assert_eq!(reports.len(), steps.len());
-        let failed = reports.iter().filter(|report| report.result.is_err());
-        assert_eq!(failed.count(), 1);
+        let (reports, _) = run(&["fmt", "clippy", "test"], true, |_| Ok(()), failing);
+        assert_eq!(reports.len(), 3);
+        assert_eq!(failed(&reports), ["clippy"]);
+    }
+
+    #[test]
+    fn two_steps_run_beside_each_other_and_each_has_its_own_log() {
+        let both = Barrier::new(2);
+        let (reports, logs) = run(
+            &["python", "node"],
+            true,
+            |_| Ok(()),
+            |step| {
+                // Neither goes on before the other has begun.
+                both.wait();
+                terminal::text(step.name);
+                both.wait();
+                terminal::text("end");
+                Ok(Outcome::Passed)
+            },
+        );
+        assert_eq!(reports.len(), 2);
+        let log = |name: &str| (name.to_owned(), format!("{name}\nend\n"));
+        assert_eq!(logs, BTreeMap::from(["python", "node"].map(log)));
+    }
+
+    #[test]
+    fn step_that_runs_alone_has_no_other_beside_it() {
+        let running = Mutex::new(Vec::new());
+        let (reports, _) = run(
+            &["test", "python", "node", "simulation"],
+            true,
+            |_| Ok(()),
+            |step| {
+                locked(&running).push(step.name);
+                if !step.beside {
+                    assert_eq!(*locked(&running), [step.name]);
+                }
+                locked(&running).retain(|name| *name != step.name);
+                Ok(Outcome::Passed)
+            },
+        );
+        assert_eq!(reports.len(), 4);
+        assert_eq!((reports[0].name, reports[3].name), ("test", "simulation"));
+    }
+
+    #[test]
+    fn failed_installation_fails_its_step_and_no_other() {
+        let (reports, _) = run(
+            &["python", "node", "client", "browser"],
+            true,
+            |step| match step.name {
+                "node" => Err(Error::NoExecutable("node")),
+                _ => Ok(()),
+            },
+            |step| {
+                assert_ne!(step.name, "node");
+                Ok(Outcome::Passed)
+            },
+        );
+        assert_eq!(reports.len(), 4);
+        assert_eq!(failed(&reports), ["node"]);
+    }
+
+    #[test]
+    fn no_step_begins_after_a_failure_beside_it() {
+        let both = Barrier::new(2);
+        let (reports, _) = run(
+            &["python", "node", "client", "browser"],
+            false,
+            |_| Ok(()),
+            |_| {
+                both.wait();
+                Err(Error::NoExecutable("node"))
+            },
+        );
+        assert_eq!(failed(&reports).len(), 2);
     }
 }

@@ -1,6 +1,7 @@
 //! The steps that cargo runs.
 
 use std::num::NonZero;
+use std::process::Command;
 
 use crate::error::Error;
 use crate::process;
@@ -59,6 +60,10 @@ pub(crate) fn test(context: &Context<'_>) -> Result<Outcome, Error> {
             let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
             command.env(THREADS, (2 * cores).to_string());
         }
+        if matches!(context.tier, Tier::Ci | Tier::Full) && std::env::var_os(SEEDS).is_none() {
+            // The step `simulation` of these tiers runs the same seeds, and many more.
+            command.env(SEEDS, "10");
+        }
         return process::run(&mut command).map(|()| Outcome::Passed);
     }
     let mut arguments = vec![
@@ -81,11 +86,27 @@ pub(crate) fn doctest(context: &Context<'_>) -> Result<Outcome, Error> {
     run(context, &["test", "--workspace", "--doc"])
 }
 
+/// Returns a command that runs integration tests of these names; what is added goes to the tests.
+///
+/// The whole workspace is selected with [`WHOLE`], so that nothing is built that the step `test` has
+/// built already.
+pub(crate) fn integration_tests(context: &Context<'_>, names: &[&str]) -> Command {
+    let mut command = process::cargo(context.workspace.root());
+    command.args(["test", "--workspace"]);
+    command.args(
+        names
+            .iter()
+            .chain(&[WHOLE])
+            .flat_map(|name| ["--test", name]),
+    );
+    command.arg("--");
+    command
+}
+
 /// The soak. It is no part of the other tests because it takes minutes and all cores.
 pub(crate) fn soak(context: &Context<'_>) -> Result<Outcome, Error> {
-    let mut command = process::cargo(context.workspace.root());
+    let mut command = integration_tests(context, &["soak"]);
     command
-        .args(["test", "--workspace", "--test", "soak", "--"])
         .args(["--ignored", "--nocapture"])
         .args(context.rest);
     if context.tier == Tier::Full && std::env::var_os("SOAK_MINUTES").is_none() {
@@ -96,23 +117,10 @@ pub(crate) fn soak(context: &Context<'_>) -> Result<Outcome, Error> {
 
 /// The simulation with more seeds than the other tests take.
 pub(crate) fn simulation(context: &Context<'_>) -> Result<Outcome, Error> {
-    let mut command = process::cargo(context.workspace.root());
-    command
-        .args([
-            "test",
-            "--package",
-            "tokenwire-core",
-            "--package",
-            "tokenwire-store",
-            "--package",
-            "tokenwire",
-            "--test",
-            "simulation",
-        ])
-        .args(["--", "--nocapture"])
-        .args(context.rest);
-    if std::env::var_os("SIMULATION_SEEDS").is_none() {
-        command.env("SIMULATION_SEEDS", "1000");
+    let mut command = integration_tests(context, &["simulation"]);
+    command.arg("--nocapture").args(context.rest);
+    if std::env::var_os(SEEDS).is_none() {
+        command.env(SEEDS, "1000");
     }
     process::run(&mut command).map(|()| Outcome::Passed)
 }
@@ -166,8 +174,16 @@ pub(crate) fn deny(context: &Context<'_>) -> Result<Outcome, Error> {
     deny(context)
 }
 
+/// A small test to select beside a part of the workspace. It uses crates that macros are made of.
+/// cargo builds those with symbols only if a selected test or program uses them. Without this one,
+/// they and all that depends on macros would be built a second time.
+pub(crate) const WHOLE: &str = "layers";
+
 /// How many tests nextest runs at a time.
 const THREADS: &str = "NEXTEST_TEST_THREADS";
+
+/// How many seeds the simulations run.
+const SEEDS: &str = "SIMULATION_SEEDS";
 
 /// The version of cargo-deny that `--with-deny` builds.
 const DENY: &str = "0.20.2";

@@ -2,18 +2,24 @@
 
 use std::ffi::OsString;
 use std::fs::File;
+use std::hash::{BuildHasher as _, RandomState};
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use crate::error::Error;
 use crate::process;
+use crate::rust;
+use crate::step::Context;
 use crate::workspace::Workspace;
 
 /// How long a server may take until its first answer.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
+/// Ports of servers.
+const PORTS: Range<u16> = 20_000..32_000;
 /// How much of a server's log an error quotes, in lines.
 const TAIL: usize = 30;
 /// Environment variables that would change the behaviour of the clients or the gateway.
@@ -36,6 +42,15 @@ pub(crate) struct Servers {
     simulator: Server,
     /// Each with the variable that tells the tests its address.
     gateways: Vec<(&'static str, Server)>,
+}
+
+/// How fast the simulator writes an answer whose question does not say it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Pace {
+    /// Without a pause, for programs.
+    AtOnce,
+    /// Some seconds for an answer, as a person reads it.
+    Readable,
 }
 
 /// How a gateway is started.
@@ -64,11 +79,11 @@ impl Servers {
     ///
     /// # Errors
     /// A server does not build, does not start, or does not answer in time.
-    pub(crate) fn start(workspace: &Workspace) -> Result<Self, Error> {
+    pub(crate) fn start(context: &Context<'_>, pace: Pace) -> Result<Self, Error> {
         let gateway = |variable, name, config: &str| Gateway {
             variable,
             name,
-            config: workspace.clients().join(config),
+            config: context.workspace.clients().join(config),
             upstreams: &["OPENAI_BASE_URL"],
         };
         let gateways = [
@@ -80,42 +95,45 @@ impl Servers {
             ),
             gateway("TOKENWIRE_LIMITED_URL", "limited-gateway", "limited.yaml"),
         ];
-        Self::start_all(workspace, &[], gateways)
+        Self::start_all(context, pace, gateways)
     }
 
     /// Starts a gateway with a chat and a Responses upstream, which answer at once.
     ///
     /// # Errors
     /// As [`Servers::start`].
-    pub(crate) fn for_agents(workspace: &Workspace) -> Result<Self, Error> {
+    pub(crate) fn for_agents(context: &Context<'_>) -> Result<Self, Error> {
         let gateway = Gateway {
             variable: "TOKENWIRE_URL",
             name: "agents-gateway",
-            config: workspace.agents().join("gateway.yaml"),
+            config: context.workspace.agents().join("gateway.yaml"),
             upstreams: &[
                 "TOKENWIRE_UPSTREAMS__0__BASE_URL",
                 "TOKENWIRE_UPSTREAMS__1__BASE_URL",
             ],
         };
-        let at_once = ["--first-token", "0", "--answer-pace", "0"];
-        Self::start_all(workspace, &at_once, [gateway])
+        Self::start_all(context, Pace::AtOnce, [gateway])
     }
 
     /// Builds and starts the servers, and waits until each answers.
     fn start_all(
-        workspace: &Workspace,
-        pace: &[&str],
+        context: &Context<'_>,
+        pace: Pace,
         gateways: impl IntoIterator<Item = Gateway>,
     ) -> Result<Self, Error> {
         let [gateway_program, simulator_program] =
-            build(workspace, ["tokenwire", "tokenwire-simulator"])?;
+            build(context.workspace, ["tokenwire", "tokenwire-simulator"])?;
+        // Another step may run servers of the same names meanwhile.
+        let folder = context.workspace.logs().join(context.step);
         let simulator = Server::start(
-            workspace,
+            &folder,
             "simulator",
             &simulator_program,
             "/stats",
             |command| {
-                command.args(pace);
+                if matches!(pace, Pace::AtOnce) {
+                    command.args(["--first-token", "0", "--answer-pace", "0"]);
+                }
             },
         )?;
         let upstream = format!("{}/v1", simulator.url);
@@ -127,7 +145,7 @@ impl Servers {
                     command.envs(gateway.upstreams.iter().map(|name| (name, &upstream)));
                 };
                 Server::start(
-                    workspace,
+                    &folder,
                     gateway.name,
                     &gateway_program,
                     "/readyz",
@@ -176,7 +194,7 @@ impl Servers {
 
 /// Builds the binaries of `packages` and returns their paths, which cargo reports.
 ///
-/// The whole workspace is selected, with one small test: so the dependencies get the features that
+/// The whole workspace is selected, with [`rust::WHOLE`]: so the dependencies get the features that
 /// they have in the `test` step, and are not built a second time.
 ///
 /// # Errors
@@ -185,7 +203,7 @@ pub(crate) fn build<const N: usize>(
     workspace: &Workspace,
     packages: [&'static str; N],
 ) -> Result<[PathBuf; N], Error> {
-    let mut arguments = vec!["build", "--workspace", "--test", "layers"];
+    let mut arguments = vec!["build", "--workspace", "--test", rust::WHOLE];
     arguments.extend(packages.iter().flat_map(|package| ["--bin", package]));
     process::run(process::cargo(workspace.root()).args(&arguments))?;
     let messages = process::output(
@@ -220,21 +238,20 @@ fn executable(messages: &str, name: &str) -> Option<PathBuf> {
 
 impl Server {
     fn start(
-        workspace: &Workspace,
+        folder: &Path,
         name: &'static str,
         program: &Path,
         ready: &str,
         configure: impl FnOnce(&mut Command),
     ) -> Result<Self, Error> {
         let address = free_address()?;
-        let folder = workspace.tools().join("logs");
-        std::fs::create_dir_all(&folder).map_err(Error::file("make", &folder))?;
+        std::fs::create_dir_all(folder).map_err(Error::file("make", folder))?;
         let log = folder.join(format!("{name}.log"));
         let output = File::create(&log).map_err(Error::file("write", &log))?;
         let errors = output.try_clone().map_err(Error::file("write", &log))?;
 
         // Its own folder, so that it finds no configuration file by accident.
-        let mut command = process::command(program, &folder);
+        let mut command = process::command(program, folder);
         isolate(&mut command);
         command
             .args(["--host", "127.0.0.1", "--port"])
@@ -292,10 +309,18 @@ impl Drop for Server {
     }
 }
 
-/// Returns a free port. If another program takes it first, the server reports that and the step
-/// fails.
+/// Returns a free port below those that the kernel gives to outgoing connections: a client of
+/// another step could take such a port before the server does.
 fn free_address() -> Result<SocketAddr, Error> {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+    let mut ports = PORTS.collect::<Vec<u16>>();
+    // The keys of its hash are random.
+    let drawn = RandomState::new().hash_one("port") % u64::from(PORTS.end - PORTS.start);
+    ports.rotate_left(usize::try_from(drawn).unwrap_or_default());
+    let bound = ports
+        .into_iter()
+        .find_map(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).ok());
+    bound
+        .ok_or_else(|| std::io::ErrorKind::AddrInUse.into())
         .and_then(|listener| listener.local_addr())
         .map_err(|source| Error::Spawn {
             command: "a listener on 127.0.0.1".to_owned(),
@@ -402,7 +427,8 @@ mod tests {
     fn server_that_ends_early_is_reported_with_its_log() {
         // A shell refuses the options of a gateway.
         let shell = process::which("sh").unwrap();
-        let error = Server::start(&Workspace::find(), "short-lived", &shell, "/readyz", |_| {})
+        let folder = tempfile::tempdir().unwrap();
+        let error = Server::start(folder.path(), "short-lived", &shell, "/readyz", |_| {})
             .err()
             .unwrap()
             .to_string();

@@ -17,6 +17,10 @@ pub(crate) struct Step {
     /// The tiers that run the step.
     pub(crate) tiers: &'static [Tier],
     pub(crate) needs: &'static [Need],
+    /// Whether the step may run beside another: its result does not depend on how busy the machine
+    /// is, it builds nothing that `test` has not built or has no timeouts, and it shares no folder,
+    /// port or server with another step.
+    pub(crate) beside: bool,
     pub(crate) run: fn(&Context<'_>) -> Result<Outcome, Error>,
 }
 
@@ -34,7 +38,10 @@ pub(crate) enum Tier {
 }
 
 /// What a step knows of the run that it is part of.
+#[derive(Clone, Copy)]
 pub(crate) struct Context<'a> {
+    /// The name of the step.
+    pub(crate) step: &'static str,
     pub(crate) workspace: &'a Workspace,
     pub(crate) tier: Tier,
     pub(crate) may_install: bool,

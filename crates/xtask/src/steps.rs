@@ -19,13 +19,15 @@ const DEFAULT: &[Tier] = &[Tier::Default, Tier::Ci, Tier::Full];
 /// Tiers of the steps that `.ci/run` adds.
 const WIDER: &[Tier] = &[Tier::Ci, Tier::Full];
 
-/// All steps in the order in which they run, the fastest first.
+/// All steps in the order in which they begin: what fails most often first. Those in a row that may run
+/// beside another run two at a time, so the long ones among them are not the last.
 pub(crate) const STEPS: &[Step] = &[
     Step {
         name: "fmt",
         about: "rustfmt finds nothing to change",
         tiers: ALWAYS,
         needs: &[Need::Component("rustfmt", "fmt")],
+        beside: false,
         run: rust::fmt,
     },
     Step {
@@ -33,6 +35,7 @@ pub(crate) const STEPS: &[Step] = &[
         about: "clippy has no warnings, in any target",
         tiers: ALWAYS,
         needs: &[Need::Component("clippy", "clippy")],
+        beside: false,
         run: rust::clippy,
     },
     Step {
@@ -40,6 +43,7 @@ pub(crate) const STEPS: &[Step] = &[
         about: "the unit tests pass, and the tests of the layers and of the words",
         tiers: &[Tier::Quick],
         needs: &[],
+        beside: false,
         run: rust::unit,
     },
     Step {
@@ -52,6 +56,7 @@ pub(crate) const STEPS: &[Step] = &[
             Need::Debian(REDIS),
             Need::Debian(SYSTEMD),
         ],
+        beside: false,
         run: rust::test,
     },
     Step {
@@ -59,6 +64,7 @@ pub(crate) const STEPS: &[Step] = &[
         about: "the examples in the documentation run",
         tiers: DEFAULT,
         needs: &[],
+        beside: true,
         run: rust::doctest,
     },
     Step {
@@ -66,6 +72,7 @@ pub(crate) const STEPS: &[Step] = &[
         about: "every dependency has a permissive licence and a known source",
         tiers: DEFAULT,
         needs: &[],
+        beside: true,
         run: rust::deny,
     },
     Step {
@@ -73,6 +80,7 @@ pub(crate) const STEPS: &[Step] = &[
         about: "the documentation of all crates builds without warnings",
         tiers: WIDER,
         needs: &[],
+        beside: true,
         run: publish::docs,
     },
     Step {
@@ -80,6 +88,7 @@ pub(crate) const STEPS: &[Step] = &[
         about: "each library crate compiles alone, core with and without its features",
         tiers: WIDER,
         needs: &[],
+        beside: true,
         run: publish::features,
     },
     Step {
@@ -87,6 +96,7 @@ pub(crate) const STEPS: &[Step] = &[
         about: "the library crates can be packaged for a registry",
         tiers: WIDER,
         needs: &[],
+        beside: true,
         run: publish::package,
     },
     Step {
@@ -94,6 +104,7 @@ pub(crate) const STEPS: &[Step] = &[
         about: "no micro-benchmark takes over 10 % more instructions than recorded",
         tiers: WIDER,
         needs: &[Need::Debian(VALGRIND), Need::MicroRunner],
+        beside: true,
         run: micro::test,
     },
     Step {
@@ -106,28 +117,8 @@ pub(crate) const STEPS: &[Step] = &[
             Need::Debian(VENV),
             Need::PythonClients,
         ],
+        beside: true,
         run: python::test,
-    },
-    Step {
-        name: "node",
-        about: "openai-node, the AI SDK, eventsource and ws work with the gateway, also with aimock as upstream",
-        tiers: DEFAULT,
-        needs: &[Need::NodeClients],
-        run: node::test,
-    },
-    Step {
-        name: "agents",
-        about: "Codex CLI, the AI SDK, OpenAI Agents, LangChain, pydantic-ai and LiteLLM's bridge hold a conversation with a tool",
-        tiers: WIDER,
-        needs: &[Need::Debian(PYTHON), Need::Debian(VENV), Need::Agents],
-        run: agents::test,
-    },
-    Step {
-        name: "client",
-        about: "the client module gets each token once in Node, also over failing connections",
-        tiers: DEFAULT,
-        needs: &[Need::BrowserPackages],
-        run: node::client_module,
     },
     Step {
         name: "browser",
@@ -138,7 +129,32 @@ pub(crate) const STEPS: &[Step] = &[
             Need::Debian(FONTS),
             Need::BrowserPackages,
         ],
+        beside: true,
         run: node::browser,
+    },
+    Step {
+        name: "node",
+        about: "openai-node, the AI SDK, eventsource and ws work with the gateway, also with aimock as upstream",
+        tiers: DEFAULT,
+        needs: &[Need::NodeClients],
+        beside: true,
+        run: node::test,
+    },
+    Step {
+        name: "agents",
+        about: "Codex CLI, the AI SDK, OpenAI Agents, LangChain, pydantic-ai and LiteLLM's bridge hold a conversation with a tool",
+        tiers: WIDER,
+        needs: &[Need::Debian(PYTHON), Need::Debian(VENV), Need::Agents],
+        beside: true,
+        run: agents::test,
+    },
+    Step {
+        name: "client",
+        about: "the client module gets each token once in Node, also over failing connections",
+        tiers: DEFAULT,
+        needs: &[Need::BrowserPackages],
+        beside: true,
+        run: node::client_module,
     },
     Step {
         name: "examples",
@@ -153,6 +169,7 @@ pub(crate) const STEPS: &[Step] = &[
             Need::Debian(VENV),
             Need::Examples,
         ],
+        beside: true,
         run: examples::test,
     },
     Step {
@@ -164,6 +181,7 @@ pub(crate) const STEPS: &[Step] = &[
             Need::Debian(VENV),
             Need::ManifestValidator,
         ],
+        beside: true,
         run: deployment::test,
     },
     Step {
@@ -175,6 +193,7 @@ pub(crate) const STEPS: &[Step] = &[
             Need::Debian(CURL),
             Need::Debian(DEBOOTSTRAP),
         ],
+        beside: true,
         run: container::test,
     },
     Step {
@@ -186,6 +205,7 @@ pub(crate) const STEPS: &[Step] = &[
             Need::Debian(VENV),
             Need::TelemetryProtobufs,
         ],
+        beside: true,
         run: telemetry::test,
     },
     Step {
@@ -193,14 +213,8 @@ pub(crate) const STEPS: &[Step] = &[
         about: "Debian's Prometheus takes the alerts, and every query of the dashboard returns data",
         tiers: WIDER,
         needs: &[Need::Debian(PROMETHEUS)],
+        beside: true,
         run: monitoring::test,
-    },
-    Step {
-        name: "soak",
-        about: "clients of all kinds with all faults lose no token and leave nothing behind: 2 minutes, 30 with --full (SOAK_MINUTES, SOAK_SEED)",
-        tiers: WIDER,
-        needs: &[],
-        run: rust::soak,
     },
     Step {
         name: "restarts",
@@ -212,13 +226,23 @@ pub(crate) const STEPS: &[Step] = &[
             Need::PythonClients,
             Need::NodeClients,
         ],
+        beside: true,
         run: restarts::test,
+    },
+    Step {
+        name: "soak",
+        about: "clients of all kinds with all faults lose no token and leave nothing behind: 2 minutes, 30 with --full (SOAK_MINUTES, SOAK_SEED)",
+        tiers: WIDER,
+        needs: &[],
+        beside: false,
+        run: rust::soak,
     },
     Step {
         name: "simulation",
         about: "1,000 simulations over a store in memory, as many over a disk and as many of several nodes, or what fits in a minute each, find nothing (SIMULATION_SEEDS, SIMULATION_SEED)",
         tiers: WIDER,
         needs: &[],
+        beside: false,
         run: rust::simulation,
     },
     Step {
@@ -226,6 +250,7 @@ pub(crate) const STEPS: &[Step] = &[
         about: "each fuzz target runs for a minute without a finding (FUZZ_SECONDS)",
         tiers: &[Tier::Full],
         needs: &[Need::Fuzzer],
+        beside: false,
         run: fuzz::test,
     },
 ];
@@ -283,7 +308,7 @@ mod tests {
         let error = named("clipy").err().unwrap().to_string();
         assert_eq!(
             error,
-            "there is no step `clipy`; the steps are fmt, clippy, unit, test, doctest, deny, docs, features, package, micro, python, node, agents, client, browser, examples, deployment, container, telemetry, monitoring, soak, restarts, simulation, fuzz"
+            "there is no step `clipy`; the steps are fmt, clippy, unit, test, doctest, deny, docs, features, package, micro, python, browser, node, agents, client, examples, deployment, container, telemetry, monitoring, restarts, soak, simulation, fuzz"
         );
     }
 }

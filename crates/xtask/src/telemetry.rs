@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use crate::error::Error;
 use crate::process;
 use crate::python;
+use crate::rust;
 use crate::step::{Context, Outcome};
 use crate::workspace::Workspace;
 
@@ -24,10 +25,9 @@ pub(crate) fn protobufs(workspace: &Workspace, may_install: bool) -> Result<Path
 /// A test failed.
 pub(crate) fn test(context: &Context<'_>) -> Result<Outcome, Error> {
     let programs = protobufs(context.workspace, context.may_install)?;
-    let mut command = process::cargo(context.workspace.root());
+    let mut command = rust::integration_tests(context, &["operation"]);
     command
-        .args(["test", "--package", "tokenwire", "--test", "operation"])
-        .args(["--", "telemetry::", "--nocapture"])
+        .args(["telemetry::", "--nocapture"])
         .args(context.rest)
         .env("TELEMETRY_PYTHON", programs.join("python"));
     process::run(&mut command).map(|()| Outcome::Passed)

@@ -30,6 +30,11 @@ impl Workspace {
         self.root.join(".tools")
     }
 
+    /// The folder of what steps print while they run beside others, and of their servers' logs.
+    pub(crate) fn logs(&self) -> PathBuf {
+        self.tools().join("logs")
+    }
+
     /// The folder of the tests that run unmodified clients against the gateway.
     pub(crate) fn clients(&self) -> PathBuf {
         self.root.join("crates/server/tests/clients")

@@ -37,7 +37,12 @@ const DEV_TOOLS: &[&str] = &[
     "wiremock",
 ];
 /// The crates that only tests and people at work on the project use.
-const OWN_DEV_CRATES: &[&str] = &["tokenwire-bench", "tokenwire-testkit", "xtask"];
+const OWN_DEV_CRATES: &[&str] = &[
+    "tokenwire-bench",
+    "tokenwire-micro",
+    "tokenwire-testkit",
+    "xtask",
+];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -100,7 +105,7 @@ fn manifests() -> Vec<(PathBuf, String)> {
         .unwrap()
         .map(|entry| entry.unwrap().path());
     let manifests: Vec<_> = crates
-        .chain([root().join("benches")])
+        .chain(["benches", "benches/micro"].map(|folder| root().join(folder)))
         .map(|folder| folder.join("Cargo.toml"))
         .filter(|path| path.is_file())
         .map(|path| (path.clone(), std::fs::read_to_string(&path).unwrap()))

@@ -4,10 +4,10 @@ import { once } from 'node:events';
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import http from 'node:http';
 import https from 'node:https';
-import net from 'node:net';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { promisify } from 'node:util';
+import { freePort } from './own_gateway.mjs';
 import { simulator, until } from './surroundings.mjs';
 
 export const KEY = 'sk-tw-AliceAliceAliceAliceAlice';
@@ -26,11 +26,7 @@ export class KeyedGateway {
     const gateway = new KeyedGateway();
     gateway.#folder = await mkdtemp(path.join(tmpdir(), 'tokenwire-'));
     await gateway.allow([KEY]);
-    const probe = net.createServer().listen(0, '127.0.0.1');
-    await once(probe, 'listening');
-    const { port } = probe.address();
-    probe.close();
-    await once(probe, 'close');
+    const port = await freePort();
     const settings = Object.entries(process.env).filter(([name]) => !name.startsWith('TOKENWIRE_'));
     gateway.url = `http://127.0.0.1:${port}`;
     gateway.#child = spawn(program, ['--host', '127.0.0.1', '--port', String(port)], {

@@ -11,14 +11,16 @@ import { simulator, until } from './surroundings.mjs';
 
 const program = process.env.TOKENWIRE_PROGRAM;
 
-/** Returns a port that is free now. */
-async function freePort() {
-  const server = net.createServer().listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const { port } = server.address();
-  server.close();
-  await once(server, 'close');
-  return port;
+/** Returns a free port below those that the kernel gives to outgoing connections, which could take it before the server does. */
+export async function freePort() {
+  for (;;) {
+    const port = 20_000 + Math.floor(Math.random() * 12_000);
+    const isFree = await new Promise((resolve) => {
+      const server = net.createServer().once('error', () => resolve(false));
+      server.listen(port, '127.0.0.1', () => server.close(() => resolve(true)));
+    });
+    if (isFree) return port;
+  }
 }
 
 export class OwnGateway {
