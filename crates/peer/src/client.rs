@@ -294,10 +294,19 @@ async fn receive(
     failed: Arc<AtomicBool>,
 ) {
     let (reading, writing) = split(stream);
+    let told = async {
+        if let Err(error) = tell(writing, wanted).await {
+            // The other side closes after the last part, and what it has sent is still to be read. One
+            // that is gone is found out by reading.
+            tracing::debug!(%error, "another process cannot be told what is wanted");
+            std::future::pending::<()>().await;
+        }
+    };
     let result = tokio::select! {
+        biased;
         received = receive_parts(reading, &parts) => received,
-        told = tell(writing, wanted) => told,
         () = parts.closed() => Ok(()),
+        () = told => Ok(()),
     };
     if let Err(error) = result {
         tracing::debug!(%error, "the connection to another process ended");
@@ -352,5 +361,32 @@ async fn tell<S: AsyncRead + AsyncWrite + Unpin>(
             return Ok(());
         }
         written.map_err(|_| FrameError::Timeout)??;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::duplex;
+
+    use super::*;
+    use crate::message::write_records;
+
+    #[tokio::test(start_paused = true)]
+    async fn last_parts_are_read_although_the_other_side_has_closed() {
+        // Which of the two halves is polled first must not matter.
+        for _ in 0..20 {
+            let (ours, mut theirs) = duplex(1024);
+            let batch = tokenwire_testkit::store_conformance::block(3, &[1]);
+            write_records(&mut theirs, &batch).await.unwrap();
+            Answer::Sealed.write(&mut theirs).await.unwrap();
+            drop(theirs);
+            let (parts, mut read) = mpsc::channel(PARTS);
+            let (control, wanted) = watch::channel(ReadControl::default());
+            control.send_modify(|wanted| wanted.held = true);
+            receive(Box::new(ours), parts, wanted, Arc::default()).await;
+            assert!(matches!(read.recv().await, Some(RemotePart::Records(_))));
+            assert!(matches!(read.recv().await, Some(RemotePart::Sealed)));
+            assert!(read.recv().await.is_none());
+        }
     }
 }
