@@ -110,6 +110,20 @@ impl Cluster {
         others.cloned().collect()
     }
 
+    /// Returns the other processes that may have copies of a stream: those that Redis knows now, some of
+    /// which this one has not heard of yet, or as known last while it is away.
+    pub(super) async fn others_now(&self) -> Vec<Tag> {
+        let command = cmd("SMEMBERS").arg(self.tags()).to_owned();
+        let mut others = self.others();
+        if let Ok(tags) = self.redis.query::<Vec<String>>(command).await {
+            let tags = tags.iter().filter_map(|tag| tag.parse().ok());
+            others.extend(tags.filter(|tag| *tag != self.tag));
+            others.sort();
+            others.dedup();
+        }
+        others
+    }
+
     /// Renews this process' lease each second, until it is dropped. Deletes what other nodes have
     /// deleted while this one did not answer.
     pub async fn run(&self, engine: &SharedEngine) {
@@ -129,6 +143,7 @@ impl Cluster {
         self.lease.tick();
         if renewed.is_ok() {
             self.lease.renewed(losses);
+            self.logs.note_joined();
         }
         let mut state = self.membership.0.lock();
         match renewed {
