@@ -217,22 +217,28 @@ impl ClusterSource {
         }
     }
 
-    /// Deletes the copies that other nodes have read.
+    /// Deletes the copies that other nodes have read. A node that does not answer deletes its copy once
+    /// it runs again.
     async fn delete_copies(&self, id: &GenerationId, except: Option<&Tag>) {
-        let mut others = self.cluster.others();
+        let mut others = self.cluster.others_now().await;
         others.retain(|tag| Some(tag) != except);
         let deletes = others.iter().map(|tag| async move {
             let client = match self.cluster.known(tag.as_str()) {
                 Some(client) => Some(client),
                 None => match self.cluster.owner(tag).await {
-                    Ok(membership::Owner::Alive(client)) => Some(client),
+                    Ok(
+                        membership::Owner::Alive(client) | membership::Owner::Lapsed(client),
+                    ) => Some(client),
                     _ => None,
                 },
             };
             if let Some(client) = client
                 && let Err(error) = client.delete(id).await
             {
-                tracing::warn!(generation = %id, node = client.name(), %error, "a copy may not be deleted");
+                tracing::debug!(generation = %id, node = client.name(), %error, "a copy is deleted later");
+                if self.cluster.note_deleted(id, tag).await.is_err() {
+                    tracing::warn!(generation = %id, node = client.name(), "a copy may not be deleted");
+                }
             }
         });
         join_all(deletes).await;
