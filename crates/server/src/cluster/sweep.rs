@@ -48,14 +48,18 @@ enum Unfinished {
 impl Cluster {
     /// Looks for lost processes, ends what they ran in the background, and goes on with the webhooks
     /// that they owed, until it is dropped.
-    pub(crate) async fn sweep(self: Arc<Self>, engine: SharedEngine, webhooks: Webhooks) {
+    pub async fn sweep(self: Arc<Self>, engine: SharedEngine, webhooks: Webhooks) {
         let mut ticks = interval(INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // Responses whose webhooks this process has taken over, and that could not be ended yet. Their
+        // records are this process' own by now, so no later sweep finds them.
+        let mut owed = Vec::new();
         loop {
             ticks.tick().await;
             if !self.may_adopt() {
                 continue;
             }
+            owed = self.end_each(owed, &engine, Some(&webhooks)).await;
             let lost = match self.lost().await {
                 Ok(lost) => lost,
                 Err(error) => {
@@ -64,7 +68,7 @@ impl Cluster {
                 }
             };
             for tag in lost {
-                if let Err(error) = self.sweep_after(&tag, &engine, &webhooks).await {
+                if let Err(error) = self.sweep_after(&tag, &engine, &webhooks, &mut owed).await {
                     tracing::debug!(%tag, %error, "what a lost process left is looked at again");
                 }
             }
@@ -96,6 +100,7 @@ impl Cluster {
         tag: &Tag,
         engine: &SharedEngine,
         webhooks: &Webhooks,
+        rest: &mut Vec<GenerationId>,
     ) -> Result<(), Unfinished> {
         // It ends what it answers for as well.
         if !self.has_taken(tag) && !self.is_lost(tag).await {
@@ -118,9 +123,11 @@ impl Cluster {
         if !running.is_empty() {
             tracing::debug!(%tag, count = running.len(), "taking over the background responses of a lost node");
         }
-        let left = self.end_each(running, engine, None).await;
+        let left = self.end_each(running, engine, None).await.len();
         let owed = webhooks.take_over(self.take_deliveries(tag.as_str()).await?);
-        let left = left + self.end_each(owed, engine, Some(webhooks)).await;
+        let owed = self.end_each(owed, engine, Some(webhooks)).await;
+        let left = left + owed.len();
+        rest.extend(owed);
         if left > 0 {
             return Err(Unfinished::Running { count: left });
         }
@@ -129,17 +136,20 @@ impl Cluster {
         Ok(())
     }
 
-    /// Ends these responses. Returns how many cannot be ended now.
+    /// Ends these responses. Returns those that cannot be ended now.
     async fn end_each(
         &self,
         ids: Vec<GenerationId>,
         engine: &SharedEngine,
         webhooks: Option<&Webhooks>,
-    ) -> usize {
-        let end = |id: GenerationId| async move { self.end_lost(&id, engine, webhooks).await };
+    ) -> Vec<GenerationId> {
+        let end = |id: GenerationId| async move {
+            let ended = self.end_lost(&id, engine, webhooks).await;
+            (!ended).then_some(id)
+        };
         let ended = futures::stream::iter(ids).map(end);
-        let ended: Vec<bool> = ended.buffer_unordered(AT_ONCE).collect().await;
-        ended.into_iter().filter(|ended| !ended).count()
+        let left: Vec<Option<GenerationId>> = ended.buffer_unordered(AT_ONCE).collect().await;
+        left.into_iter().flatten().collect()
     }
 
     async fn end_lost(
