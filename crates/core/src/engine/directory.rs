@@ -363,6 +363,14 @@ impl Directory {
         }
     }
 
+    /// As [`GenerationSource::locate_lost`].
+    pub(super) async fn locate_lost(&self, id: &GenerationId) -> Result<Located, ApiError> {
+        match &self.source {
+            Some(source) => source.locate_lost(id).await,
+            None => Ok(Located::Gone),
+        }
+    }
+
     /// Keeps everything that a turn builds on from now on: its predecessor and the turns before.
     /// Takes the lock for one turn at a time.
     pub(super) fn renew_chain(&self, predecessor: &GenerationId, now: Instant) {

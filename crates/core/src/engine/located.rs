@@ -64,6 +64,16 @@ pub trait GenerationSource: Send + Sync + fmt::Debug {
     /// Why that cannot be said now.
     fn locate(&self, id: &GenerationId) -> BoxFuture<'_, Result<Located, ApiError>>;
 
+    /// Says where a generation is that the process which [`Self::locate`] has named does not have any
+    /// more: another one may have taken it over while that one slept. The default knows of nothing.
+    ///
+    /// # Errors
+    /// Why that cannot be said now.
+    fn locate_lost<'a>(&'a self, id: &'a GenerationId) -> BoxFuture<'a, Result<Located, ApiError>> {
+        let _ = id;
+        ready(Ok(Located::Gone)).boxed()
+    }
+
     /// Returns the generation that another process started under this idempotency key. The default
     /// knows of none.
     ///

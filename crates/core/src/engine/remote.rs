@@ -77,20 +77,27 @@ impl Engine {
         }
         let deadline = Instant::now() + ANSWER;
         let mut peer = peer;
+        let mut is_lost = false;
         let remote = loop {
-            match peer.open(id, Seq(0)).await {
+            let located = match peer.open(id, Seq(0)).await {
                 Ok(remote) => break remote,
-                Err(PeerError::Gone) => return Ok(Found::Gone),
+                // The one that is named then has said that it has it.
+                Err(PeerError::Gone) if is_lost => return Ok(Found::Gone),
+                Err(PeerError::Gone) => {
+                    is_lost = true;
+                    directory.locate_lost(id).await?
+                }
                 Err(PeerError::Unreachable(error)) => {
                     tracing::debug!(generation = %id, peer = peer.name(), %error, "no answer");
+                    if Instant::now() >= deadline {
+                        return Err(unreachable(id, peer.name()));
+                    }
+                    sleep(PAUSE).await;
+                    // It may have ended, and this process or another one has taken over what it had.
+                    directory.locate_elsewhere(id).await?
                 }
-            }
-            if Instant::now() >= deadline {
-                return Err(unreachable(id, peer.name()));
-            }
-            sleep(PAUSE).await;
-            // It may have ended, and this process or another one has taken over what it had.
-            match directory.locate_elsewhere(id).await? {
+            };
+            match located {
                 Located::Remote(other) => peer = other,
                 Located::Stored(stored) if stored.header.meta.owner == *owner => {
                     return self.registry.restore(stored).await.map(Found::of);
@@ -323,18 +330,25 @@ impl Follower {
         let Ok(located) = directory.locate_elsewhere(id).await else {
             return Ok(None);
         };
-        match located {
+        let located = match located {
             Located::Remote(peer) => match peer.open(id, self.writer.end()).await {
-                Ok(remote) if remote.object.is_some() => Ok(Some(Next::Nothing)),
+                Ok(remote) if remote.object.is_some() => return Ok(Some(Next::Nothing)),
                 Ok(remote) => {
                     self.writer.follow(&remote.stored)?;
                     self.remote = remote;
                     self.tell(self.wanted);
-                    Ok(Some(Next::Open))
+                    return Ok(Some(Next::Open));
                 }
-                Err(PeerError::Gone) => Ok(Some(Next::Nothing)),
-                Err(PeerError::Unreachable(_)) => Ok(None),
+                Err(PeerError::Gone) => match directory.locate_lost(id).await {
+                    // It is asked at the next try.
+                    Ok(Located::Remote(_)) | Err(_) => return Ok(None),
+                    Ok(located) => located,
+                },
+                Err(PeerError::Unreachable(_)) => return Ok(None),
             },
+            located => located,
+        };
+        match located {
             Located::Stored(found) | Located::Orphaned(found) => {
                 let taken = match found.store.open(id).await {
                     Ok(stored) => self.take_over(&found.store, &stored).await,
@@ -352,7 +366,7 @@ impl Follower {
                 self.writer.generation().set_lost_with_its_node();
                 Ok(Some(Next::Nothing))
             }
-            Located::Unreachable { .. } => Ok(None),
+            Located::Remote(_) | Located::Unreachable { .. } => Ok(None),
             Located::Local(_) | Located::Gone => Ok(Some(Next::Nothing)),
         }
     }

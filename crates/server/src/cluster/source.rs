@@ -24,6 +24,8 @@ enum Writer {
     Own,
     /// One whose lease has lapsed.
     Lapsed(Client),
+    /// One that answers and does not have it: it was deleted, or taken over while that one slept.
+    Fenced,
     /// One of which Redis knows nothing any more, or none.
     Unknown,
 }
@@ -109,7 +111,7 @@ impl ClusterSource {
             Ok(stored) => stored,
             Err(StoreError::NotFound) => {
                 return Ok(match writer {
-                    Writer::Own | Writer::Unknown => Located::Gone,
+                    Writer::Own | Writer::Fenced | Writer::Unknown => Located::Gone,
                     Writer::Lapsed(client) => match answers(id, &client).await {
                         Some(true) => Located::Remote(Arc::new(client)),
                         Some(false) => Located::Gone,
@@ -137,9 +139,10 @@ impl ClusterSource {
             }),
             Writer::Lapsed(client) => match answers(id, &client).await {
                 Some(true) => Ok(Located::Remote(Arc::new(client))),
-                Some(false) => Ok(Located::Gone),
+                Some(false) => self.orphan_of_fenced(&stored),
                 None => self.orphan(&stored),
             },
+            Writer::Fenced => self.orphan_of_fenced(&stored),
             Writer::Unknown => self.orphan(&stored),
         }
     }
@@ -165,6 +168,15 @@ impl ClusterSource {
             store: self.cluster.logs.clone(),
             header: stored.header.clone(),
         }
+    }
+
+    /// Says what becomes of a log whose first writer does not have it, and that no other one goes on with.
+    fn orphan_of_fenced(&self, stored: &StoredLog) -> Result<Located, ApiError> {
+        if stored.epoch() > Epoch(1) {
+            return self.orphan(stored);
+        }
+        // No process has taken it over: it starts, or is being deleted.
+        Ok(Located::Gone)
     }
 
     /// Says what becomes of a log whose writer is lost.
@@ -267,6 +279,10 @@ impl GenerationSource for ClusterSource {
     fn locate(&self, id: &GenerationId) -> BoxFuture<'_, Result<Located, ApiError>> {
         let id = id.clone();
         async move { self.find(&id).await }.boxed()
+    }
+
+    fn locate_lost<'a>(&'a self, id: &'a GenerationId) -> BoxFuture<'a, Result<Located, ApiError>> {
+        self.find_stored(id, Writer::Fenced).boxed()
     }
 
     fn keyed<'a>(
