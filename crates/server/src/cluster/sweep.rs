@@ -48,7 +48,7 @@ enum Unfinished {
 impl Cluster {
     /// Looks for lost processes, ends what they ran in the background, and goes on with the webhooks
     /// that they owed, until it is dropped.
-    pub async fn sweep(self: Arc<Self>, engine: SharedEngine, webhooks: Webhooks) {
+    pub(crate) async fn sweep(self: Arc<Self>, engine: SharedEngine, webhooks: Webhooks) {
         let mut ticks = interval(INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // Responses whose webhooks this process has taken over, and that could not be ended yet. Their
