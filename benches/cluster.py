@@ -15,6 +15,7 @@ Needs `redis-server`. Prints tables. Exits with 1 if a budget is missed.
 
 import argparse
 import concurrent.futures
+import contextlib
 import json
 import os
 import pathlib
@@ -25,7 +26,7 @@ import time
 import urllib.request
 
 from gateways import Gateway, in_cluster, read_all, redis, simulator, table
-from ports import free_port, wait
+from ports import free_port
 
 TOKENS = 250
 """Tokens of a stream, at 50 a second."""
@@ -40,12 +41,11 @@ KINDS = [
 ]
 
 
-class Redis:
-    def __init__(self):
-        self.port = free_port()
-        command = ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
-        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        wait(self.port)
+class Counters:
+    """What the Redis at a port counts."""
+
+    def __init__(self, port):
+        self.port = port
 
     def ask(self, *command):
         return subprocess.run(["redis-cli", "-p", str(self.port), *command], capture_output=True, text=True, check=True).stdout
@@ -68,114 +68,88 @@ class Redis:
         return int(self.ask("memory", "usage", keys[0])) if keys else 0
 
 
-class Node:
-    def __init__(self, program, redis, replicate):
-        self.port = free_port()
-        environment = dict(
-            os.environ,
-            TOKENWIRE_CLUSTER__URL=f"redis://127.0.0.1:{redis.port}",
-            TOKENWIRE_CLUSTER__LISTEN="127.0.0.1:0",
-            TOKENWIRE_CLUSTER__SECRET="a secret that all nodes of the bench share",
-            TOKENWIRE_STORE__REPLICATE=replicate,
-        )
-        command = [program, "--port", str(self.port), "--log", "error"]
-        self.process = subprocess.Popen(command, env=environment, cwd="/", stdout=subprocess.DEVNULL)
-        deadline = time.monotonic() + 20
-        while time.monotonic() < deadline:
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{self.port}/readyz").close()
-                return
-            except OSError:
-                time.sleep(0.05)
-        self.process.kill()
-        raise SystemExit("the gateway did not start")
-
-    def stream(self, members, key):
-        steering = f"[[tokens={TOKENS} text=count tbt=20ms]]"
-        body = json.dumps({"model": "simulator", "input": steering, "stream": True} | members).encode()
-        headers = {"content-type": "application/json"}
-        if key:
-            headers["idempotency-key"] = key
-        request = urllib.request.Request(f"http://127.0.0.1:{self.port}/v1/streams", body, headers)
-        with urllib.request.urlopen(request) as answer:
-            assert b"response.completed" in answer.read()
+def stream(node, members, key):
+    """Reads a stream to its end."""
+    steering = f"[[tokens={TOKENS} text=count tbt=20ms]]"
+    body = json.dumps({"model": "simulator", "input": steering, "stream": True} | members).encode()
+    headers = {"content-type": "application/json"}
+    if key:
+        headers["idempotency-key"] = key
+    request = urllib.request.Request(f"{node.url}/streams", body, headers)
+    with urllib.request.urlopen(request) as answer:
+        assert b"response.completed" in answer.read()
 
 
-def measure(redis, node, members, keyed, streams):
+def measure(counters, node, members, keyed, streams):
     def one(number):
-        node.stream(members, f"key-{os.getpid()}-{number}" if keyed else None)
+        stream(node, members, f"key-{os.getpid()}-{number}" if keyed else None)
 
     one(-1)
     time.sleep(1.5)
-    before = redis.state()
+    before = counters.state()
     with concurrent.futures.ThreadPoolExecutor(streams) as pool:
         list(pool.map(one, range(streams)))
     time.sleep(1.5)
-    after = redis.state()
+    after = counters.state()
     difference = {name: after[name] - before[name] for name in after}
     return difference
 
 
-def of_redis(program, streams):
-    """Prints what streams cost in Redis."""
-    print(f"| {streams} streams of {TOKENS} tokens, each | entries | µs of Redis | bytes in | bytes out | bytes kept | of these the object |")
-    print("| --- | --- | --- | --- | --- | --- | --- |")
-    for kind, members, replicate in KINDS:
-        redis = Redis()
+@contextlib.contextmanager
+def two_nodes(programs, upstream, replicate):
+    """Two nodes that know each other, on a Redis of their own. Gives its port and the nodes."""
+    with redis() as port:
         nodes = []
         try:
             for _ in range(2):
-                nodes.append(Node(program, redis, replicate))
-            time.sleep(3)
-            before = redis.state()
-            time.sleep(5)
-            idle = {name: (value - before[name]) / 5 for name, value in redis.state().items()}
-            found = measure(redis, nodes[0], members, "key" in kind, streams)
-            for name in ("cpu", "in", "out"):
-                found[name] -= idle[name] * found["time"]
-            each = [found[name] / streams for name in ("entries", "cpu", "in", "out", "memory")]
-            print(f"| {kind} | " + " | ".join(f"{value:,.0f}" for value in each + [redis.object_size()]) + " |")
-        finally:
-            for process in [node.process for node in nodes] + [redis.process]:
-                process.kill()
-                process.wait()
-    print(f"| two idle nodes, a second | | {idle['cpu']:,.0f} | {idle['in']:,.0f} | {idle['out']:,.0f} | | |")
-
-
-def both_cpu(programs, upstream, ids, readers, foreign):
-    """Returns the CPU of two nodes, of which the first runs these streams and one has their readers."""
-    with redis() as port:
-        nodes = [Gateway(programs, upstream, in_cluster(port, "background")) for _ in range(2)]
-        try:
+                nodes.append(Gateway(programs, upstream, in_cluster(port, replicate)))
             # Until they know each other.
             time.sleep(3)
-            before = sum(node.cpu() for node in nodes)
-            started = [nodes[0].leave_stream("tokens=500 tbt=20ms text=count ttft=2s") for _ in range(ids)]
-            lengths = read_all(nodes[foreign], started * readers, 0.05)
-            assert len(lengths) == ids * readers and min(lengths) > 10_000, lengths
-            return sum(node.cpu() for node in nodes) - before
+            yield port, nodes
         finally:
             for node in nodes:
                 node.end()
 
 
-def of_readers(programs, rounds):
+def of_redis(programs, upstream, streams):
+    """Prints what streams cost in Redis."""
+    print(f"| {streams} streams of {TOKENS} tokens, each | entries | µs of Redis | bytes in | bytes out | bytes kept | of these the object |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    for kind, members, replicate in KINDS:
+        with two_nodes(programs, upstream, replicate) as (port, nodes):
+            counters = Counters(port)
+            before = counters.state()
+            time.sleep(5)
+            idle = {name: (value - before[name]) / 5 for name, value in counters.state().items()}
+            found = measure(counters, nodes[0], members, "key" in kind, streams)
+            for name in ("cpu", "in", "out"):
+                found[name] -= idle[name] * found["time"]
+            each = [found[name] / streams for name in ("entries", "cpu", "in", "out", "memory")]
+            print(f"| {kind} | " + " | ".join(f"{value:,.0f}" for value in each + [counters.object_size()]) + " |")
+    print(f"| two idle nodes, a second | | {idle['cpu']:,.0f} | {idle['in']:,.0f} | {idle['out']:,.0f} | | |")
+
+
+def both_cpu(programs, upstream, ids, readers, foreign):
+    """Returns the CPU of two nodes, of which the first runs these streams and one has their readers."""
+    with two_nodes(programs, upstream, "background") as (_, nodes):
+        before = sum(node.cpu() for node in nodes)
+        started = [nodes[0].leave_stream("tokens=500 tbt=20ms text=count ttft=2s") for _ in range(ids)]
+        lengths = read_all(nodes[foreign], started * readers, 0.05)
+        assert len(lengths) == ids * readers and min(lengths) > 10_000, lengths
+        return sum(node.cpu() for node in nodes) - before
+
+
+def of_readers(programs, upstream, rounds):
     """Prints what readers on another node cost. Returns whether the budgets are met."""
-    upstream = free_port()
-    process = simulator(programs, upstream)
     one, many = [], []
-    try:
-        for _ in range(rounds):
-            # Streams, readers of each; on the node that runs them, or on the other one.
-            own, other = (both_cpu(programs, upstream, 200, 1, foreign) for foreign in (0, 1))
-            one.append(other / own)
-            local, foreign = (both_cpu(programs, upstream, 1, 500, foreign) for foreign in (0, 1))
-            hop = (other - own) / 200
-            many.append((foreign - hop) / local)
-            print(f"{own:.2f} s, {other:.2f} s; {local:.2f} s, {foreign:.2f} s", file=sys.stderr)
-    finally:
-        process.kill()
-        process.wait()
+    for _ in range(rounds):
+        # Streams, readers of each; on the node that runs them, or on the other one.
+        own, other = (both_cpu(programs, upstream, 200, 1, foreign) for foreign in (0, 1))
+        one.append(other / own)
+        local, foreign = (both_cpu(programs, upstream, 1, 500, foreign) for foreign in (0, 1))
+        hop = (other - own) / 200
+        many.append((foreign - hop) / local)
+        print(f"{own:.2f} s, {other:.2f} s; {local:.2f} s, {foreign:.2f} s", file=sys.stderr)
     rows = [
         ("both nodes, a reader on another node beside one on the same", statistics.median(one), 2.2, "×"),
         ("both nodes less one hop, 500 readers on another node beside 500 on the same", statistics.median(many), 1.1, "×"),
@@ -193,9 +167,18 @@ def main():
     only.add_argument("--redis", action="store_true", help="only what streams cost in Redis")
     options = parser.parse_args()
     programs = options.programs.resolve()
-    if not options.readers:
-        of_redis(programs / "tokenwire", options.streams)
-    sys.exit(not options.redis and not of_readers(programs, options.rounds))
+    upstream = free_port()
+    process = simulator(programs, upstream)
+    met = True
+    try:
+        if not options.readers:
+            of_redis(programs, upstream, options.streams)
+        if not options.redis:
+            met = of_readers(programs, upstream, options.rounds)
+    finally:
+        process.kill()
+        process.wait()
+    sys.exit(not met)
 
 
 if __name__ == "__main__":

@@ -15,8 +15,8 @@ use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokenwire_core::engine::{
-    Cursor, Engine, GenerationSource, LOST_SEQ, Located, Place, ReaderKind, Resumption,
-    StoredGeneration,
+    Cursor, Engine, GenerationSource, LOST_SEQ, Located, Peer, PeerError, Place, ReaderKind,
+    RemoteLog, Resumption, StoredGeneration,
 };
 use tokenwire_core::generation::Generation;
 use tokenwire_core::log::{Epoch, LogHeader, LogReader, LogStore, MemoryStore};
@@ -34,6 +34,8 @@ use tokio::sync::Notify;
 #[derive(Clone, Debug)]
 enum Answer {
     Stored(Arc<LogHeader>),
+    /// It was taken over while the process that is named slept, and is in the store.
+    Fenced(Arc<LogHeader>),
     Remote,
     Lost,
     Unavailable,
@@ -79,7 +81,7 @@ impl FakeSource {
 
     fn put(&self, place: Answer) -> GenerationId {
         let id = match &place {
-            Answer::Stored(header) => header.meta.id.clone(),
+            Answer::Stored(header) | Answer::Fenced(header) => header.meta.id.clone(),
             Answer::Remote | Answer::Lost | Answer::Unavailable => GenerationId::random(),
         };
         self.places.lock().insert(id.clone(), place);
@@ -102,6 +104,7 @@ impl GenerationSource for FakeSource {
             Ok(match place {
                 None => Located::Gone,
                 Some(Answer::Lost) => Located::Lost(None),
+                Some(Answer::Fenced(_)) => Located::Remote(Arc::new(Forgetful)),
                 Some(Answer::Remote) => Located::Unreachable {
                     node: "east".to_owned(),
                 },
@@ -115,6 +118,35 @@ impl GenerationSource for FakeSource {
             })
         }
         .boxed()
+    }
+
+    fn locate_lost<'a>(&'a self, id: &'a GenerationId) -> BoxFuture<'a, Result<Located, ApiError>> {
+        let located = match self.places.lock().get(id) {
+            Some(Answer::Fenced(header)) => Located::Stored(StoredGeneration {
+                store: self.store.clone(),
+                header: header.clone(),
+            }),
+            _ => Located::Gone,
+        };
+        async move { Ok(located) }.boxed()
+    }
+}
+
+/// A process that is alive and has nothing.
+#[derive(Debug)]
+struct Forgetful;
+
+impl Peer for Forgetful {
+    fn name(&self) -> &str {
+        "forgetful"
+    }
+
+    fn open<'a>(
+        &'a self,
+        _: &'a GenerationId,
+        _: Seq,
+    ) -> BoxFuture<'a, Result<RemoteLog, PeerError>> {
+        async { Err(PeerError::Gone) }.boxed()
     }
 }
 
@@ -183,6 +215,25 @@ async fn stored_generation_that_is_deleted_meanwhile_is_not_found() {
     let error = engine.find(&id, &Owner::Anonymous).await.unwrap_err();
     assert!(error.is(ErrorCode::NotFound), "{error:?}");
     assert_eq!(engine.registry().len(), 0);
+}
+
+/// Its first process lives and has nothing of it.
+#[tokio::test(start_paused = true)]
+async fn generation_that_was_taken_over_is_found_in_the_store() {
+    let original = written().await;
+    let source = Arc::new(FakeSource::default());
+    let id = source.store(&original).await;
+    let header = source.places.lock().remove(&id);
+    let Some(Answer::Stored(header)) = header else {
+        panic!("it is not stored");
+    };
+    source.put(Answer::Fenced(header));
+    let (engine, _) = engine(&source);
+    let opened = engine.find(&id, &Owner::Anonymous).await.unwrap();
+    assert_eq!(object(&opened), object(&original));
+    let other = Owner::Named("other".into());
+    let refused = engine.find(&id, &other).await.unwrap_err();
+    assert!(refused.is(ErrorCode::NotFound), "{refused:?}");
 }
 
 #[tokio::test(start_paused = true)]

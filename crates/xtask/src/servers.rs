@@ -312,12 +312,11 @@ impl Drop for Server {
 /// Returns a free port below those that the kernel gives to outgoing connections: a client of
 /// another step could take such a port before the server does.
 fn free_address() -> Result<SocketAddr, Error> {
-    let mut ports = PORTS.collect::<Vec<u16>>();
     // The keys of its hash are random.
     let drawn = RandomState::new().hash_one("port") % u64::from(PORTS.end - PORTS.start);
-    ports.rotate_left(usize::try_from(drawn).unwrap_or_default());
-    let bound = ports
-        .into_iter()
+    let first = PORTS.start + u16::try_from(drawn).unwrap_or_default();
+    let bound = (first..PORTS.end)
+        .chain(PORTS.start..first)
         .find_map(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).ok());
     bound
         .ok_or_else(|| std::io::ErrorKind::AddrInUse.into())

@@ -342,9 +342,8 @@ impl Follower {
                     return Ok(Some(Next::Open));
                 }
                 Err(PeerError::Gone) => match directory.locate_lost(id).await {
-                    // It is asked at the next try.
-                    Ok(Located::Remote(_)) | Err(_) => return Ok(None),
                     Ok(located) => located,
+                    Err(_) => return Ok(None),
                 },
                 Err(PeerError::Unreachable(_)) => return Ok(None),
             },
@@ -368,6 +367,7 @@ impl Follower {
                 self.writer.generation().set_lost_with_its_node();
                 Ok(Some(Next::Nothing))
             }
+            // Another process that has it now is asked at the next try.
             Located::Remote(_) | Located::Unreachable { .. } => Ok(None),
             Located::Local(_) | Located::Gone => Ok(Some(Next::Nothing)),
         }

@@ -143,7 +143,6 @@ impl Cluster {
         self.lease.tick();
         if renewed.is_ok() {
             self.lease.renewed(losses);
-            self.logs.note_joined();
         }
         let mut state = self.membership.0.lock();
         match renewed {

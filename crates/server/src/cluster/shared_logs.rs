@@ -4,7 +4,6 @@
 //! them once it is lost.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use futures::FutureExt as _;
@@ -26,25 +25,13 @@ pub(super) struct SharedLogs {
     redis: RedisClient,
     /// The name of this process.
     tag: Tag,
-    /// Whether Redis has known this process. What is stored before would be taken for that of a lost one.
-    has_joined: AtomicBool,
 }
 
 // === impl SharedLogs ===
 
 impl SharedLogs {
     pub(super) fn new(logs: RedisStore, redis: RedisClient, tag: Tag) -> Self {
-        Self {
-            logs,
-            redis,
-            tag,
-            has_joined: AtomicBool::new(false),
-        }
-    }
-
-    /// Notes that Redis knows this process. Logs can be created from now on.
-    pub(super) fn note_joined(&self) {
-        self.has_joined.store(true, Ordering::Release);
+        Self { logs, redis, tag }
     }
 
     /// Returns the background responses that the process of this tag was running.
@@ -121,10 +108,6 @@ fn running(redis: &RedisClient, tag: &str) -> String {
 impl LogStore for SharedLogs {
     fn create(&self, header: Arc<LogHeader>) -> StoreFuture<'_, Epoch> {
         async move {
-            if !self.has_joined.load(Ordering::Acquire) {
-                let why = "this node is not known there yet";
-                return Err(StoreError::Unavailable(why.into()));
-            }
             self.note_start(&header).await?;
             self.logs.create(header).await
         }
@@ -187,29 +170,5 @@ impl LogStore for SharedLogs {
 
     fn renew(&self, ids: Vec<GenerationId>) -> BoxFuture<'_, ()> {
         self.logs.renew(ids)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use tokenwire_store::redis::{RedisOptions, RedisRetention};
-    use tokenwire_testkit::RedisServer;
-    use tokenwire_testkit::store_conformance::header;
-
-    use super::*;
-
-    #[tokio::test]
-    async fn nothing_is_stored_before_other_nodes_know_the_process() {
-        let server = RedisServer::start();
-        let redis = RedisClient::new(RedisOptions::new(server.url())).unwrap();
-        let logs = RedisStore::new(redis.clone(), RedisRetention::default());
-        let shared = SharedLogs::new(logs, redis, Tag::random());
-        let header = header();
-        let refused = shared.create(header.clone()).await;
-        assert!(refused.is_err_and(|error| error.is_retryable()));
-        let id = &header.meta.id;
-        assert!(shared.open(id).await.is_err_and(|error| error.is_gone()));
-        shared.note_joined();
-        assert_eq!(shared.create(header.clone()).await, Ok(Epoch(1)));
     }
 }

@@ -5,18 +5,23 @@ use std::time::Duration;
 
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, join_all};
-use tokenwire_core::engine::{GenerationSource, KeyClaimed, Located, Peer as _, StoredGeneration};
+use tokenwire_core::engine::{GenerationSource, KeyClaimed, Located, StoredGeneration};
 use tokenwire_core::log::{Epoch, LogStore as _, StoreError, StoredLog};
 use tokenwire_core::model::error::{ApiError, ErrorCode};
 use tokenwire_core::model::id::{GenerationId, Owner, Seq, Tag};
 use tokenwire_peer::Client;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::{Cluster, membership, store_unavailable};
 use crate::neighbours::{Neighbours, no_answer};
 
 /// How long a process whose lease has lapsed has for an answer.
 const PROBE: Duration = Duration::from_secs(1);
+
+/// How often a copy is to be deleted, or that noted.
+const TRIES: usize = 3;
+/// The pause between two tries.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// The process that wrote a log, as far as the one that looks for it knows.
 enum Writer {
@@ -234,26 +239,32 @@ impl ClusterSource {
     async fn delete_copies(&self, id: &GenerationId, except: Option<&Tag>) {
         let mut others = self.cluster.others_now().await;
         others.retain(|tag| Some(tag) != except);
-        let deletes = others.iter().map(|tag| async move {
+        join_all(others.iter().map(|tag| self.delete_copy(id, tag))).await;
+    }
+
+    /// Deletes the copy of this process, or notes for it that it is deleted. Redis may not answer once.
+    async fn delete_copy(&self, id: &GenerationId, tag: &Tag) {
+        for _ in 0..TRIES {
             let client = match self.cluster.known(tag.as_str()) {
                 Some(client) => Some(client),
                 None => match self.cluster.owner(tag).await {
-                    Ok(
-                        membership::Owner::Alive(client) | membership::Owner::Lapsed(client),
-                    ) => Some(client),
-                    _ => None,
+                    Ok(membership::Owner::Alive(client) | membership::Owner::Lapsed(client)) => {
+                        Some(client)
+                    }
+                    Ok(membership::Owner::Unknown) => return,
+                    Err(_) => None,
                 },
             };
-            if let Some(client) = client
-                && let Err(error) = client.delete(id).await
-            {
-                tracing::debug!(generation = %id, node = client.name(), %error, "a copy is deleted later");
-                if self.cluster.note_deleted(id, tag).await.is_err() {
-                    tracing::warn!(generation = %id, node = client.name(), "a copy may not be deleted");
-                }
+            let is_deleted = match client {
+                Some(client) => client.delete(id).await.is_ok(),
+                None => false,
+            };
+            if is_deleted || self.cluster.note_deleted(id, tag).await.is_ok() {
+                return;
             }
-        });
-        join_all(deletes).await;
+            sleep(PAUSE).await;
+        }
+        tracing::warn!(generation = %id, process = %tag, "a copy may not be deleted");
     }
 }
 

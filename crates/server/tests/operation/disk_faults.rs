@@ -181,15 +181,17 @@ async fn disk_that_hangs_costs_no_memory() {
     let long = "tokens=8000 text=count";
     world.disk.hang();
     let mut resident_at = Vec::new();
-    for _ in 0..3 {
+    // Each round has some 12 MB of logs that the disk does not take.
+    for _ in 0..5 {
         for _ in 0..10 {
             run(&gateway, 8, long).await;
         }
         resident_at.push(resident(gateway.id()));
     }
     store_is(&gateway, "hanging").await;
-    let (full, end) = (resident_at[1], resident_at[2]);
-    assert!(end < full + (12 << 20), "{resident_at:?}");
+    // The allocator gives freed memory back when it likes to.
+    let full = resident_at[0].max(resident_at[1]);
+    assert!(resident_at[4] < full + (20 << 20), "{resident_at:?}");
     world.disk.resume();
     store_is(&gateway, "ready").await;
 }
