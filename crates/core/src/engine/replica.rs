@@ -127,12 +127,10 @@ impl Replica {
         self.persistence.renew(ids);
     }
 
-    /// Removes for good what the store has of a generation.
-    pub(super) async fn delete(&self, meta: &Meta) -> Result<(), ApiError> {
-        if self.options.may_have(meta) {
-            self.persistence.delete(&meta.id).await?;
-        }
-        Ok(())
+    /// Removes for good what the store has of a generation. The store notes the deletion of one that it
+    /// does not have as well: without that, it would be taken for one that was lost with its process.
+    pub(super) async fn delete(&self, id: &GenerationId) -> Result<(), ApiError> {
+        self.persistence.delete(id).await
     }
 }
 
