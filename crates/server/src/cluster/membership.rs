@@ -111,17 +111,16 @@ impl Cluster {
     }
 
     /// Returns the other processes that may have copies of a stream: those that Redis knows now, some of
-    /// which this one has not heard of yet, or as known last while it is away.
-    pub(super) async fn others_now(&self) -> Vec<Tag> {
+    /// which this one has not heard of yet.
+    pub(super) async fn others_now(&self) -> Result<Vec<Tag>, RedisError> {
         let command = cmd("SMEMBERS").arg(self.tags()).to_owned();
+        let tags: Vec<String> = self.redis.query(command).await?;
+        let tags = tags.iter().filter_map(|tag| tag.parse().ok());
         let mut others = self.others();
-        if let Ok(tags) = self.redis.query::<Vec<String>>(command).await {
-            let tags = tags.iter().filter_map(|tag| tag.parse().ok());
-            others.extend(tags.filter(|tag| *tag != self.tag));
-            others.sort();
-            others.dedup();
-        }
-        others
+        others.extend(tags.filter(|tag| *tag != self.tag));
+        others.sort();
+        others.dedup();
+        Ok(others)
     }
 
     /// Renews this process' lease each second, until it is dropped. Deletes what other nodes have

@@ -18,7 +18,7 @@ use crate::neighbours::{Neighbours, no_answer};
 /// How long a process whose lease has lapsed has for an answer.
 const PROBE: Duration = Duration::from_secs(1);
 
-/// How often a copy is to be deleted, or that noted.
+/// How often Redis is asked for those that have copies, and a copy is to be deleted, or that noted.
 const TRIES: usize = 3;
 /// The pause between two tries.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -237,14 +237,26 @@ impl ClusterSource {
     /// Deletes the copies that other nodes have read. A node that does not answer deletes its copy once
     /// it runs again.
     async fn delete_copies(&self, id: &GenerationId, except: Option<&Tag>) {
-        let mut others = self.cluster.others_now().await;
+        let mut others = self.others().await;
         others.retain(|tag| Some(tag) != except);
         join_all(others.iter().map(|tag| self.delete_copy(id, tag))).await;
     }
 
+    /// Returns the processes that may have copies, as known last while Redis is away. It may not answer
+    /// once.
+    async fn others(&self) -> Vec<Tag> {
+        for _ in 0..TRIES {
+            if let Ok(others) = self.cluster.others_now().await {
+                return others;
+            }
+            sleep(PAUSE).await;
+        }
+        self.cluster.others()
+    }
+
     /// Deletes the copy of this process, or notes for it that it is deleted. Redis may not answer once.
     async fn delete_copy(&self, id: &GenerationId, tag: &Tag) {
-        for _ in 0..TRIES {
+        for left in (0..TRIES).rev() {
             let client = match self.cluster.known(tag.as_str()) {
                 Some(client) => Some(client),
                 None => match self.cluster.owner(tag).await {
@@ -257,6 +269,11 @@ impl ClusterSource {
             };
             let is_deleted = match client {
                 Some(client) => client.delete(id).await.is_ok(),
+                // One that runs would show its copy until it reads the note.
+                None if left > 0 => {
+                    sleep(PAUSE).await;
+                    continue;
+                }
                 None => false,
             };
             if is_deleted || self.cluster.note_deleted(id, tag).await.is_ok() {
