@@ -229,6 +229,7 @@ impl Webhooks {
             settled: Notify::new(),
             records: OnceLock::new(),
             unfinished: Mutex::default(),
+            taken_over: Mutex::default(),
         });
         Ok(Self {
             state,
@@ -366,7 +367,15 @@ impl Webhooks {
         }
     }
 
-    /// Delivers what an earlier process owed for this generation, which has ended.
+    /// Returns the responses of this process that others have taken over since the last call, with the
+    /// keys of their records. Unless another process has taken a record as well, find out how the response
+    /// ends, and call [`ended`](Self::ended) or [`forget`](Self::forget).
+    #[must_use]
+    pub fn taken_over(&self) -> Vec<(String, GenerationId)> {
+        std::mem::take(&mut self.state.taken_over.lock())
+    }
+
+    /// Delivers what is owed for this generation, which an earlier process or another one has ended.
     pub fn ended(&self, generation: &Generation) {
         for Record { owed, .. } in self.take_unfinished(&generation.meta().id) {
             self.accept_end(&owed, generation);
@@ -395,7 +404,7 @@ impl Webhooks {
         self.accept(event, &owed);
     }
 
-    /// Gives up what an earlier process owed for a response that is gone.
+    /// Gives up what is owed for a response that is gone, or that another process delivers.
     pub fn forget(&self, response: &GenerationId) {
         for Record { owed, .. } in self.take_unfinished(response) {
             if let Some(records) = self.state.records.get() {
@@ -498,7 +507,7 @@ impl EndNotifier for Webhooks {
         let configured = configured.map(|endpoint| Owed::new(owner.clone(), endpoint, None));
         let owed: Vec<Owed> = requested.into_iter().chain(configured).collect();
         let webhooks = self.clone();
-        let begun = owed.clone();
+        let (begun, taken) = (owed.clone(), owed.clone());
         let on_end = OnEnd::new(move |generation| {
             owed.iter()
                 .for_each(|owed| webhooks.accept_end(owed, generation));
@@ -510,6 +519,16 @@ impl EndNotifier for Webhooks {
             for owed in begun {
                 let record = owed.encode(&generation.meta().id, None);
                 records.set(&owed.event, Some(record));
+            }
+        });
+        let state = self.state.clone();
+        let on_end = on_end.with_taken_over(move |generation| {
+            let response = &generation.meta().id;
+            for owed in taken {
+                let key = owed.event.clone();
+                let record = Record::unfinished(owed, response.clone());
+                state.unfinished.lock().push(record);
+                state.taken_over.lock().push((key, response.clone()));
             }
         });
         Ok(Some(on_end))

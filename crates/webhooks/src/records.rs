@@ -119,6 +119,17 @@ impl Owed {
 // === impl Record ===
 
 impl Record {
+    /// Returns the record of a response that has not ended yet.
+    pub(crate) fn unfinished(owed: Owed, response: GenerationId) -> Self {
+        Self {
+            owed,
+            response,
+            event: None,
+            dead: None,
+            disables: false,
+        }
+    }
+
     /// Reads a record. `common` signs for requests without their own secret. `None` if it is damaged,
     /// or needs a common secret that is not configured any more.
     pub(crate) fn decode(

@@ -11,7 +11,7 @@ use futures::FutureExt as _;
 use parking_lot::Mutex;
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
-use tokenwire_core::model::id::Owner;
+use tokenwire_core::model::id::{GenerationId, Owner};
 use tokenwire_core::model::random::random_bits;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
@@ -34,6 +34,9 @@ pub(crate) struct WebhookState {
     pub(crate) records: OnceLock<Arc<dyn DeliveryRecords>>,
     /// What is owed for responses of an earlier process whose end is not known yet.
     pub(crate) unfinished: Mutex<Vec<Record>>,
+    /// The responses of this process among them, with the keys of the records: other processes have taken
+    /// them over.
+    pub(crate) taken_over: Mutex<Vec<(String, GenerationId)>>,
 }
 
 impl WebhookState {

@@ -18,6 +18,7 @@ use crate::request::StreamRequest;
 pub struct OnEnd {
     start: Option<Hook>,
     end: Hook,
+    taken_over: Option<Hook>,
 }
 
 type Hook = Box<dyn FnOnce(&Generation) + Send>;
@@ -37,6 +38,7 @@ impl OnEnd {
         Self {
             start: None,
             end: Box::new(end),
+            taken_over: None,
         }
     }
 
@@ -46,6 +48,16 @@ impl OnEnd {
     pub fn with_start(self, start: impl FnOnce(&Generation) + Send + 'static) -> Self {
         Self {
             start: Some(Box::new(start)),
+            ..self
+        }
+    }
+
+    /// Runs this in place of the end if another process has taken the log over, which need not know
+    /// what is to happen at the end. It must not block or panic.
+    #[must_use]
+    pub fn with_taken_over(self, taken_over: impl FnOnce(&Generation) + Send + 'static) -> Self {
+        Self {
+            taken_over: Some(Box::new(taken_over)),
             ..self
         }
     }
@@ -61,10 +73,11 @@ pub trait EndNotifier: Send + Sync + fmt::Debug {
     fn on_end(&self, request: &StartRequest) -> Result<Option<OnEnd>, ApiError>;
 }
 
-/// Runs its hook when it is dropped.
+/// Runs one of its hooks when it is dropped.
 pub(super) struct OnEndGuard {
     generation: Arc<Generation>,
-    on_end: Option<Hook>,
+    end: Option<Hook>,
+    taken_over: Option<Hook>,
 }
 
 /// Returns the hook of this request. Without a notifier a request for a webhook is refused, since
@@ -97,26 +110,36 @@ pub(super) fn on_end(
 
 impl OnEndGuard {
     pub(super) fn new(generation: Arc<Generation>, on_end: Option<OnEnd>) -> Self {
-        let end = on_end.map(|OnEnd { start, end }| {
+        let (mut end_hook, mut taken_over_hook) = (None, None);
+        if let Some(OnEnd {
+            start,
+            end,
+            taken_over,
+        }) = on_end
+        {
             if let Some(start) = start {
                 start(&generation);
             }
-            end
-        });
+            (end_hook, taken_over_hook) = (Some(end), taken_over);
+        }
         Self {
             generation,
-            on_end: end,
+            end: end_hook,
+            taken_over: taken_over_hook,
         }
     }
 }
 
 impl Drop for OnEndGuard {
     fn drop(&mut self) {
-        // The process that took the log over reports its end.
-        if let Some(on_end) = self.on_end.take()
-            && !self.generation.is_fenced()
-        {
-            on_end(&self.generation);
+        // The end of a log that was taken over is not in this generation.
+        let hook = if self.generation.is_fenced() {
+            self.taken_over.take()
+        } else {
+            self.end.take()
+        };
+        if let Some(hook) = hook {
+            hook(&self.generation);
         }
     }
 }

@@ -5,15 +5,16 @@
 //! `tw:{webhooks}:<tag>:taken:<new tag>` as well: the client of a Redis Cluster repeats a call whose
 //! connection is lost.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::collections::btree_map::Entry;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use redis::{Pipeline, Script, cmd};
+use tokenwire_core::model::id::GenerationId;
 use tokenwire_store::redis::RedisError;
-use tokenwire_webhooks::DeliveryRecords;
+use tokenwire_webhooks::{DeliveryRecords, Webhooks};
 use tokio::sync::Notify;
 use tokio::time::sleep;
 
@@ -166,6 +167,33 @@ impl Cluster {
             }
         }
         sent.map(|()| true)
+    }
+
+    /// Returns those of these responses whose webhooks are this process's to send: no other one has taken
+    /// their records. The others are forgotten.
+    pub(super) async fn still_owed(
+        &self,
+        taken_over: &[(String, GenerationId)],
+        webhooks: &Webhooks,
+    ) -> Result<BTreeSet<GenerationId>, RedisError> {
+        if taken_over.is_empty() {
+            return Ok(BTreeSet::new());
+        }
+        let keys: Vec<&str> = taken_over.iter().map(|(key, _)| key.as_str()).collect();
+        let records = cmd("HMGET")
+            .arg(self.webhooks_of(self.tag.as_str()))
+            .arg(keys)
+            .to_owned();
+        let records: Vec<Option<Vec<u8>>> = self.redis.query(records).await?;
+        let unsent = self.deliveries.unsent.lock();
+        let all = taken_over.iter().zip(records);
+        let owed = all.filter(|((key, _), record)| record.is_some() || unsent.contains_key(key));
+        let owed: BTreeSet<_> = owed.map(|((_, id), _)| id.clone()).collect();
+        drop(unsent);
+        for (_, id) in taken_over.iter().filter(|(_, id)| !owed.contains(id)) {
+            webhooks.forget(id);
+        }
+        Ok(owed)
     }
 
     /// Takes the records of a lost process.

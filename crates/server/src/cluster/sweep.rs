@@ -47,17 +47,28 @@ enum Unfinished {
 
 impl Cluster {
     /// Looks for lost processes, ends what they ran in the background, and goes on with the webhooks
-    /// that they owed, until it is dropped.
+    /// that they owed, and with those of its own streams that other processes have ended, until it is
+    /// dropped.
     pub async fn sweep(self: Arc<Self>, engine: SharedEngine, webhooks: Webhooks) {
         let mut ticks = interval(INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // Responses whose webhooks this process has taken over, and that could not be ended yet. Their
         // records are this process' own by now, so no later sweep finds them.
         let mut owed = Vec::new();
+        // Responses of this process that others have taken over. Their webhooks may still be its own.
+        let mut taken_over = Vec::new();
         loop {
             ticks.tick().await;
             if !self.may_adopt() {
                 continue;
+            }
+            taken_over.extend(webhooks.taken_over());
+            match self.still_owed(&taken_over, &webhooks).await {
+                Ok(still) => {
+                    owed.extend(still);
+                    taken_over.clear();
+                }
+                Err(error) => tracing::debug!(%error, "webhooks of streams that were taken over wait"),
             }
             owed = self.end_each(owed, &engine, Some(&webhooks)).await;
             let lost = match self.lost().await {

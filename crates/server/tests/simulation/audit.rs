@@ -238,10 +238,7 @@ async fn webhook(world: &World, number: usize, deadline: u64) -> Result<(), Stri
         {
             let model = world.model.lock();
             let known = &model.generations[number];
-            // A process that slept and goes on still has the records of what was adopted meanwhile, and
-            // no other one takes them while it lives.
-            let goes_on = world.health.lock()[known.process].ended.is_none();
-            if !known.is_background || known.adopted.is_some() && goes_on {
+            if !known.is_background {
                 return Ok(());
             }
             if let Some(first) = known.webhooks.first() {
