@@ -20,6 +20,9 @@ pub(crate) struct Health {
 const NOTICED: u64 = 8_000;
 /// How long an end waits for Redis, and some more.
 const SHOWN: u64 = 15_000;
+/// How long a process needs at most to store what waited for Redis: a request that hangs, and the pauses
+/// before the next connection and the next append.
+const STORED: u64 = 3_000;
 
 // === impl Health ===
 
@@ -69,12 +72,18 @@ impl Health {
             || self.paused.is_some()
     }
 
-    /// Whether it was, around this time, cut off from Redis and from other nodes. Then it may show an
-    /// end of its own: that is said in the docs.
+    /// Whether it was, around this time, cut off from Redis and from other nodes, or killed before it had
+    /// stored what it had shown without Redis. Then it may show an end of its own: that is said in the
+    /// docs.
     pub(crate) fn is_isolated(&self, at: u64) -> bool {
         let is_near =
             |(from, until): &(u64, u64)| from.saturating_sub(SHOWN) <= at && at <= until + SHOWN;
-        self.no_redis.iter().any(is_near)
-            && (self.no_peers.iter().any(is_near) || self.paused.is_some())
+        let was_killed = |(from, until): &(u64, u64)| {
+            self.ended
+                .is_some_and(|ended| *from <= ended && ended <= until + STORED)
+        };
+        let mut no_redis = self.no_redis.iter().filter(|time| is_near(time));
+        let is_cut_off = self.no_peers.iter().any(is_near) || self.paused.is_some();
+        no_redis.any(|time| is_cut_off || was_killed(time))
     }
 }
