@@ -5,8 +5,8 @@
 //! `tw:{webhooks}:<tag>:taken:<new tag>` as well: the client of a Redis Cluster repeats a call whose
 //! connection is lost.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 

@@ -68,7 +68,9 @@ impl Cluster {
                     owed.extend(still);
                     taken_over.clear();
                 }
-                Err(error) => tracing::debug!(%error, "webhooks of streams that were taken over wait"),
+                Err(error) => {
+                    tracing::debug!(%error, "webhooks of streams that were taken over wait")
+                }
             }
             owed = self.end_each(owed, &engine, Some(&webhooks)).await;
             let lost = match self.lost().await {
