@@ -17,6 +17,7 @@ use tokenwire_core::model::record::RecordBatch;
 use tokenwire_store::redis::{RedisClient, RedisStore};
 
 use super::membership::KEPT_S;
+use super::presence::Presence;
 
 /// A [`RedisStore`] with a list of what runs in the background.
 #[derive(Debug)]
@@ -25,13 +26,24 @@ pub(super) struct SharedLogs {
     redis: RedisClient,
     /// The name of this process.
     tag: Tag,
+    presence: Arc<Presence>,
 }
 
 // === impl SharedLogs ===
 
 impl SharedLogs {
-    pub(super) fn new(logs: RedisStore, redis: RedisClient, tag: Tag) -> Self {
-        Self { logs, redis, tag }
+    pub(super) fn new(
+        logs: RedisStore,
+        redis: RedisClient,
+        tag: Tag,
+        presence: Arc<Presence>,
+    ) -> Self {
+        Self {
+            logs,
+            redis,
+            tag,
+            presence,
+        }
     }
 
     /// Returns the background responses that the process of this tag was running.
@@ -108,6 +120,7 @@ fn running(redis: &RedisClient, tag: &str) -> String {
 impl LogStore for SharedLogs {
     fn create(&self, header: Arc<LogHeader>) -> StoreFuture<'_, Epoch> {
         async move {
+            self.presence.join().await?;
             self.note_start(&header).await?;
             self.logs.create(header).await
         }
