@@ -12,12 +12,13 @@ use std::time::Duration;
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
+use parking_lot::Mutex;
 use tokenwire_core::engine::{
-    Engine, ReplicaOptions, Replicated, SharedEngine, StartRequest, Started,
+    EndNotifier, Engine, OnEnd, ReplicaOptions, Replicated, SharedEngine, StartRequest, Started,
 };
 use tokenwire_core::generation::{Generation, WriteLease};
 use tokenwire_core::log::{FlushOptions, LogStore, MemoryStore, StoreError};
-use tokenwire_core::model::error::ErrorCode;
+use tokenwire_core::model::error::{ApiError, ErrorCode};
 use tokenwire_core::model::id::Seq;
 use tokenwire_core::model::snapshot::{Api, Status};
 use tokenwire_core::upstream::translate::BodyEnd;
@@ -114,6 +115,20 @@ impl Node {
     }
 }
 
+/// Records which hooks have run.
+#[derive(Clone, Debug, Default)]
+struct HookRecorder(Arc<Mutex<Vec<&'static str>>>);
+
+impl EndNotifier for HookRecorder {
+    fn on_end(&self, _request: &StartRequest) -> Result<Option<OnEnd>, ApiError> {
+        let (ends, taken_over) = (self.0.clone(), self.0.clone());
+        let on_end = OnEnd::new(move |_| ends.lock().push("end"));
+        Ok(Some(on_end.with_taken_over(move |_| {
+            taken_over.lock().push("taken over");
+        })))
+    }
+}
+
 fn answer(call: &Call) {
     call.token("Hello").token(" world");
     call.finish("stop").done().end(BodyEnd::Clean);
@@ -171,6 +186,11 @@ async fn response_that_is_not_stored_leaves_nothing_there() {
     started.guard.generation().ended().await;
     node.shared.flushed().await;
     assert_eq!(node.store.calls(Operation::Create), 0);
+    // Other nodes are told that it is gone, also once this one is lost.
+    let generation = started.guard.generation();
+    node.engine.delete(generation).await.unwrap();
+    let deleted = node.store.open(&generation.meta().id).await;
+    assert_eq!(deleted.unwrap_err(), StoreError::Deleted);
     let all = Node::new(Replicated::All);
     let (started, call) = all.start(TestEngine::request(UNSTORED)).await;
     answer(&call);
@@ -327,4 +347,24 @@ async fn two_processes_that_adopt_a_log_show_the_same_end() {
         .map(|adopted| adopted.as_ref().unwrap().response_json())
         .collect();
     assert!(objects.iter().all(|object| *object == objects[0]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn log_that_was_taken_over_runs_another_hook_than_its_end() {
+    let logs = Arc::new(MemoryStore::new(1 << 28));
+    let writer = Node::over(Replicated::Background, logs.clone(), 1 << 24);
+    let hooks = HookRecorder::default();
+    let engine = writer.engine.clone();
+    let engine = engine.with_end_notifier(Arc::new(hooks.clone()));
+    let started = engine.start(TestEngine::request(BACKGROUND)).await.unwrap();
+    let call = writer.upstream.call().await;
+    call.token("Hello");
+    shown(started.guard.generation(), "Hello").await;
+    writer.shared.flushed().await;
+    let other = Node::over(Replicated::Background, logs, 1 << 24);
+    let id = &started.guard.generation().meta().id;
+    other.shared.adopt_replica(id).await.unwrap();
+    answer(&call);
+    eventually("a hook", async || !hooks.0.lock().is_empty()).await;
+    assert_eq!(*hooks.0.lock(), ["taken over"]);
 }
