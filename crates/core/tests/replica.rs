@@ -368,3 +368,24 @@ async fn log_that_was_taken_over_runs_another_hook_than_its_end() {
     eventually("a hook", async || !hooks.0.lock().is_empty()).await;
     assert_eq!(*hooks.0.lock(), ["taken over"]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn response_that_is_being_deleted_is_served_to_no_other_process() {
+    let node = Node::new(Replicated::Background);
+    let (started, call) = node.start(TestEngine::request(STORED)).await;
+    answer(&call);
+    let generation = started.guard.generation();
+    generation.ended().await;
+    node.shared.flushed().await;
+    let id = &generation.meta().id;
+    assert!(node.shared.serve(id).await.unwrap().is_some());
+    let slow = Fault::Slow(Duration::from_millis(300));
+    node.store.next(Operation::Delete, slow);
+    let serving = async {
+        sleep(Duration::from_millis(100)).await;
+        node.shared.serve(id).await
+    };
+    let (deleted, served) = futures::join!(node.engine.delete(generation), serving);
+    assert!(served.unwrap().is_none());
+    deleted.unwrap();
+}

@@ -245,8 +245,7 @@ impl Engine {
     /// [`ErrorCode::StoreUnavailable`]: it is gone from memory, and may be in the store.
     pub async fn delete(&self, generation: &Arc<Generation>) -> Result<(), ApiError> {
         let id = &generation.meta().id;
-        generation.log().expire();
-        generation.cancel();
+        generation.delete();
         if let Some(persistence) = &self.persistence {
             persistence.delete(id).await?;
         }

@@ -42,7 +42,7 @@ impl SharedEngine {
     /// If the store does not answer.
     pub async fn has(&self, id: &GenerationId) -> Result<bool, ApiError> {
         if let Some(generation) = self.registry.directory.any(id) {
-            return Ok(!generation.is_remote());
+            return Ok(!generation.is_remote() && !generation.is_deleted());
         }
         if let Some(source) = self.own_store() {
             let located = super::GenerationSource::locate(&source, id).await?;
@@ -58,7 +58,11 @@ impl SharedEngine {
     /// If the store does not answer.
     pub async fn serve(&self, id: &GenerationId) -> Result<Option<ServedLog>, ApiError> {
         let known = self.registry.directory.any(id);
-        if known.as_ref().is_some_and(|known| known.is_remote()) {
+        // The copy of a process that reads one which is being deleted would outlast the deletion.
+        if known
+            .as_ref()
+            .is_some_and(|known| known.is_remote() || known.is_deleted())
+        {
             return Ok(None);
         }
         // What another process has taken over is not this one's.
@@ -121,8 +125,7 @@ impl SharedEngine {
     /// If the store does not answer.
     pub async fn delete_here(&self, id: &GenerationId) -> Result<(), ApiError> {
         if let Some(generation) = self.registry.directory.any(id) {
-            generation.log().expire();
-            generation.cancel();
+            generation.delete();
         }
         if let Some(store) = &self.store {
             let answer = tokio::time::timeout(self.store_wait, store.delete(id)).await;

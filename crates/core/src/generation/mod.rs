@@ -107,6 +107,7 @@ pub struct Generation {
     lost: AtomicBool,
     /// Whether another process has taken the log over.
     fenced: AtomicBool,
+    deleted: AtomicBool,
     pending_end: Mutex<Option<Box<PendingEnd>>>,
     account: Account,
     holdings: Mutex<Holdings>,
@@ -149,6 +150,7 @@ impl Generation {
             replicated: AtomicBool::new(false),
             lost: AtomicBool::new(false),
             fenced: AtomicBool::new(false),
+            deleted: AtomicBool::new(false),
             pending_end: Mutex::new(None),
             account: holdings.account().clone(),
             holdings: Mutex::new(holdings),
@@ -274,6 +276,18 @@ impl Generation {
     /// Cancels it in any phase. Returns at once; the terminal event follows.
     pub fn cancel(&self) {
         self.control.cancel();
+    }
+
+    /// Ends it because it is deleted. Its log is gone, and other processes get nothing of the rest.
+    pub(crate) fn delete(&self) {
+        self.deleted.store(true, Ordering::Release);
+        self.log.expire();
+        self.control.cancel();
+    }
+
+    /// Whether it was deleted, or is being deleted.
+    pub(crate) fn is_deleted(&self) -> bool {
+        self.deleted.load(Ordering::Acquire)
     }
 
     /// Ends it here because the log is another process's now, or was deleted by one. Its readers get a
