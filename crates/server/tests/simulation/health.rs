@@ -72,8 +72,8 @@ impl Health {
             || self.paused.is_some()
     }
 
-    /// Whether it was, around this time, cut off from Redis and from other nodes, or killed before it had
-    /// stored what it had shown without Redis. Then it may show an end of its own: that is said in the
+    /// Whether it was, around this time, cut off from Redis and from other nodes, or killed at any time
+    /// before it had stored what it had shown without Redis. Then it may show an end of its own: that is said in the
     /// docs.
     pub(crate) fn is_isolated(&self, at: u64) -> bool {
         let is_near =
@@ -82,8 +82,8 @@ impl Health {
             self.ended
                 .is_some_and(|ended| *from <= ended && ended <= until + STORED)
         };
-        let mut no_redis = self.no_redis.iter().filter(|time| is_near(time));
         let is_cut_off = self.no_peers.iter().any(is_near) || self.paused.is_some();
-        no_redis.any(|time| is_cut_off || was_killed(time))
+        let mut no_redis = self.no_redis.iter();
+        no_redis.any(|time| is_cut_off && is_near(time) || was_killed(time))
     }
 }
