@@ -327,7 +327,7 @@ mod tests {
     fn step_that_runs_alone_has_no_other_beside_it() {
         let running = Mutex::new(Vec::new());
         let (reports, _) = run(
-            &["test", "python", "node", "simulation"],
+            &["test", "python", "node", "fuzz"],
             true,
             |_| Ok(()),
             |step| {
@@ -340,7 +340,7 @@ mod tests {
             },
         );
         assert_eq!(reports.len(), 4);
-        assert_eq!((reports[0].name, reports[3].name), ("test", "simulation"));
+        assert_eq!((reports[0].name, reports[3].name), ("test", "fuzz"));
     }
 
     #[test]

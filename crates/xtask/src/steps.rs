@@ -234,7 +234,7 @@ pub(crate) const STEPS: &[Step] = &[
         about: "clients of all kinds with all faults lose no token and leave nothing behind: 2 minutes, 30 with --full (SOAK_MINUTES, SOAK_SEED)",
         tiers: WIDER,
         needs: &[],
-        beside: false,
+        beside: true,
         run: rust::soak,
     },
     Step {
@@ -242,7 +242,7 @@ pub(crate) const STEPS: &[Step] = &[
         about: "1,000 simulations over a store in memory, as many over a disk and as many of several nodes, or what fits in a minute each, find nothing (SIMULATION_SEEDS, SIMULATION_SEED)",
         tiers: WIDER,
         needs: &[],
-        beside: false,
+        beside: true,
         run: rust::simulation,
     },
     Step {
