@@ -13,6 +13,15 @@ pub struct TokenUsage {
     pub output: u64,
 }
 
+/// The text before each figure of usage in the Responses shape.
+const SHAPE: [&str; 5] = [
+    r#"{"input_tokens":"#,
+    r#","input_tokens_details":{"cached_tokens":"#,
+    r#"},"output_tokens":"#,
+    r#","output_tokens_details":{"reasoning_tokens":"#,
+    r#"},"total_tokens":"#,
+];
+
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Reported {
@@ -32,6 +41,43 @@ impl TokenUsage {
     /// Returns `None` if it has no whole numbers.
     #[must_use]
     pub fn parse(json: &str) -> Option<Self> {
+        Self::parse_own(json).or_else(|| Self::parse_any(json))
+    }
+
+    /// Writes usage in the Responses shape.
+    pub(crate) fn to_json(self, reasoning: u64, total: u64) -> String {
+        let figures = [self.input, self.cached, self.output, reasoning, total];
+        let mut json =
+            String::with_capacity(SHAPE.iter().map(|part| part.len()).sum::<usize>() + 24);
+        let mut number = itoa::Buffer::new();
+        for (part, figure) in SHAPE.iter().zip(figures) {
+            json.push_str(part);
+            json.push_str(number.format(figure));
+        }
+        json.push('}');
+        json
+    }
+
+    /// Reads what [`to_json`](Self::to_json) has written, without parsing: nearly every request
+    /// ends with one. `None` says nothing.
+    fn parse_own(json: &str) -> Option<Self> {
+        let mut rest = json;
+        let mut figures = [0; SHAPE.len()];
+        for (part, figure) in SHAPE.iter().zip(&mut figures) {
+            rest = rest.strip_prefix(part)?;
+            let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+            *figure = rest[..digits].parse().ok()?;
+            rest = &rest[digits..];
+        }
+        let [input, cached, output, ..] = figures;
+        (rest == "}").then_some(Self {
+            input,
+            cached: cached.min(input),
+            output,
+        })
+    }
+
+    fn parse_any(json: &str) -> Option<Self> {
         let reported: Reported = serde_json::from_str(json).ok()?;
         let details = reported.input_tokens_details.unwrap_or_default();
         Some(Self {
@@ -70,5 +116,25 @@ mod tests {
         );
         check(r#"{"input_tokens":-1}"#, None);
         check("null", None);
+    }
+    #[test]
+    fn own_usage_is_read_without_parsing_as_it_is_with_it() {
+        for (input, cached, output) in [(0, 0, 0), (9, 4, 5), (u64::MAX, 12, 1 << 40), (3, 7, 0)] {
+            let usage = TokenUsage {
+                input,
+                cached,
+                output,
+            };
+            let json = usage.to_json(2, 77);
+            let own = TokenUsage::parse_own(&json);
+            assert!(own.is_some(), "{json}");
+            assert_eq!(own, TokenUsage::parse_any(&json), "{json}");
+            serde_json::from_str::<serde_json::Value>(&json).unwrap();
+        }
+        for json in ["", "{}", r#"{"input_tokens":9,"output_tokens":5}"#] {
+            assert_eq!(TokenUsage::parse_own(json), None, "{json}");
+        }
+        let longer = TokenUsage::default().to_json(0, 0) + " ";
+        assert_eq!(TokenUsage::parse_own(&longer), None);
     }
 }

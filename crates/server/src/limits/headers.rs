@@ -46,19 +46,25 @@ pub(super) fn write_headers(
     }
     for ([limit, remaining, reset], left) in NAMES.into_iter().zip(least) {
         let Some(left) = left else { continue };
-        headers.insert(limit, left.limit.into());
-        headers.insert(remaining, left.remaining.into());
+        headers.insert(limit, number(left.limit));
+        headers.insert(remaining, number(left.remaining));
         if let Ok(value) = HeaderValue::try_from(written(left.reset)) {
             headers.insert(reset, value);
         }
     }
 }
 
+fn number(figure: u64) -> HeaderValue {
+    let mut digits = itoa::Buffer::new();
+    HeaderValue::from_str(digits.format(figure)).unwrap_or_else(|_| figure.into())
+}
+
 /// Writes a time as OpenAI does: `12ms`, `7.66s`, `6m0s`.
 fn written(time: Duration) -> String {
     let millis = time.as_millis();
     if millis < 1000 {
-        return format!("{millis}ms");
+        let mut digits = itoa::Buffer::new();
+        return [digits.format(millis), "ms"].concat();
     }
     let (minutes, rest) = (millis / 60_000, millis % 60_000);
     let (seconds, rest) = (rest / 1000, rest % 1000);

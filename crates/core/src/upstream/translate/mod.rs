@@ -18,6 +18,7 @@ mod responses;
 mod tool_calls;
 mod translator;
 mod usage;
+mod usage_chunk;
 
 pub(crate) use catch_up::CatchUp;
 pub use chat::ChatTranslator;
@@ -78,6 +79,10 @@ pub(crate) fn is_completion(raw: &[u8]) -> Option<bool> {
 
 /// Returns true if a raw chunk reports the usage and nothing else.
 pub(crate) fn is_usage_chunk(raw: &[u8]) -> bool {
+    usage_chunk::is_plain(raw) || is_parsed_usage_chunk(raw)
+}
+
+fn is_parsed_usage_chunk(raw: &[u8]) -> bool {
     let Ok(text) = std::str::from_utf8(raw) else {
         return false;
     };

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::model::json::Members;
+use crate::model::usage::TokenUsage;
 
 /// The usage of a stream, with the details that both APIs have.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -13,15 +14,6 @@ pub(crate) struct Usage {
     total: Option<u64>,
     cached: Option<u64>,
     reasoning: Option<u64>,
-}
-
-#[derive(Serialize)]
-struct ResponsesUsage {
-    input_tokens: u64,
-    input_tokens_details: InputDetails,
-    output_tokens: u64,
-    output_tokens_details: OutputDetails,
-    total_tokens: u64,
 }
 
 #[derive(Serialize)]
@@ -309,16 +301,13 @@ impl Usage {
 
     /// Returns raw JSON in the Responses shape.
     pub(crate) fn to_responses(self) -> String {
-        let (input_tokens, output_tokens, total_tokens) = self.figures();
-        let usage = ResponsesUsage {
-            input_tokens,
-            input_tokens_details: self.input_details(),
-            output_tokens,
-            output_tokens_details: self.output_details(),
-            total_tokens,
+        let (input, output, total) = self.figures();
+        let tokens = TokenUsage {
+            input,
+            cached: self.cached.unwrap_or(0),
+            output,
         };
-        // Serializing a struct of numbers cannot fail.
-        serde_json::to_string(&usage).unwrap_or_default()
+        tokens.to_json(self.reasoning.unwrap_or(0), total)
     }
 }
 
