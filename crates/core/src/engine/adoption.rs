@@ -131,12 +131,14 @@ impl Registry {
                     return Ok(known);
                 }
             }
-            // It may go on at another node.
-            if self.reattach.is_some()
-                && let Ok(Located::Remote(peer)) = self.directory.locate_elsewhere(id).await
-            {
-                let node = format!("the node '{}' goes on with it", peer.name());
-                return Err(StoreError::Unavailable(node.into()));
+            // It may go on at another node, also if that one cannot be asked now.
+            if self.reattach.is_some() {
+                let found = self.directory.locate_elsewhere(id).await;
+                let found = found.map_err(|error| StoreError::Unavailable(error.message.into()))?;
+                if let Located::Remote(peer) = found {
+                    let node = format!("the node '{}' goes on with it", peer.name());
+                    return Err(StoreError::Unavailable(node.into()));
+                }
             }
             match self.adopt_log(store, id).await {
                 Ok(generation) => return Ok(generation),

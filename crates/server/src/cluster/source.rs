@@ -152,7 +152,8 @@ impl ClusterSource {
         }
     }
 
-    /// Returns the other process that took a log over last, if it lives and goes on with it.
+    /// Returns the other process that took a log over last, if it lives and goes on with it. One whose
+    /// lease holds may go on with it also while it does not answer: that is an error.
     async fn holder(&self, id: &GenerationId) -> Result<Option<Client>, ApiError> {
         let holder = self.cluster.logs.holder(id).await;
         let holder = holder.map_err(|error| unreadable(id, &error))?;
@@ -160,7 +161,11 @@ impl ClusterSource {
             return Ok(None);
         };
         match self.cluster.owner(&tag).await? {
-            membership::Owner::Alive(client) | membership::Owner::Lapsed(client) => {
+            membership::Owner::Alive(client) => match answers(id, &client).await {
+                Some(has) => Ok(has.then_some(client)),
+                None => Err(no_answer(&client)),
+            },
+            membership::Owner::Lapsed(client) => {
                 let has = answers(id, &client).await;
                 Ok(has.unwrap_or(false).then_some(client))
             }
