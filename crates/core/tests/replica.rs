@@ -179,7 +179,7 @@ async fn stored_response_has_its_header_there_first_and_the_rest_at_its_end() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn response_that_is_not_stored_leaves_nothing_there() {
+async fn response_that_is_not_stored_leaves_only_a_note_of_its_deletion() {
     let node = Node::new(Replicated::Background);
     let (started, call) = node.start(TestEngine::request(UNSTORED)).await;
     answer(&call);
@@ -191,6 +191,19 @@ async fn response_that_is_not_stored_leaves_nothing_there() {
     node.engine.delete(generation).await.unwrap();
     let deleted = node.store.open(&generation.meta().id).await;
     assert_eq!(deleted.unwrap_err(), StoreError::Deleted);
+    // It is deleted also while that cannot be noted.
+    node.store.always(Operation::Delete, Fault::Fail);
+    let (started, call) = node.start(TestEngine::request(UNSTORED)).await;
+    answer(&call);
+    let generation = started.guard.generation();
+    generation.ended().await;
+    node.engine.delete(generation).await.unwrap();
+    let (started, call) = node.start(TestEngine::request(STORED)).await;
+    answer(&call);
+    let generation = started.guard.generation();
+    generation.ended().await;
+    let error = node.engine.delete(generation).await.unwrap_err();
+    assert!(error.is(ErrorCode::StoreUnavailable), "{error:?}");
     let all = Node::new(Replicated::All);
     let (started, call) = all.start(TestEngine::request(UNSTORED)).await;
     answer(&call);

@@ -231,10 +231,10 @@ impl Engine {
             Found::Lost => {}
         }
         let located = directory.lookup(id, owner, Part::Object).await?;
-        let (Located::Lost(Some(_)), Some(replica)) = (located, &self.replica) else {
+        let (Located::Lost(Some(header)), Some(replica)) = (located, &self.replica) else {
             return Err(lost_stream::producer_lost(id));
         };
-        replica.delete(id).await?;
+        replica.delete(&header.meta).await?;
         directory.delete_elsewhere(id).await
     }
 
@@ -250,7 +250,7 @@ impl Engine {
             persistence.delete(id).await?;
         }
         if let Some(replica) = &self.replica {
-            replica.delete(id).await?;
+            replica.delete(generation.meta()).await?;
         }
         self.registry.directory.delete_elsewhere(id).await?;
         self.registry.forget(id);

@@ -128,9 +128,15 @@ impl Replica {
     }
 
     /// Removes for good what the store has of a generation. The store notes the deletion of one that it
-    /// does not have as well: without that, it would be taken for one that was lost with its process.
-    pub(super) async fn delete(&self, id: &GenerationId) -> Result<(), ApiError> {
-        self.persistence.delete(id).await
+    /// does not have as well, if it can: without that, it would be taken for one that was lost with its
+    /// process.
+    pub(super) async fn delete(&self, meta: &Meta) -> Result<(), ApiError> {
+        let deleted = self.persistence.delete(&meta.id).await;
+        if self.options.may_have(meta) {
+            deleted
+        } else {
+            Ok(())
+        }
     }
 }
 
