@@ -333,7 +333,7 @@ impl Webhooks {
                 }) => self.accept(event, &owed),
                 Some(unfinished) => {
                     responses.push(unfinished.response.clone());
-                    self.state.unfinished.lock().push(unfinished);
+                    self.state.add_unfinished(unfinished);
                 }
                 None => {
                     tracing::warn!(delivery = %key, "webhook given up: its record cannot be used");
@@ -367,16 +367,22 @@ impl Webhooks {
         }
     }
 
-    /// Returns the responses of this process that others have taken over since the last call, with the
+    /// Takes the responses of this process that others have taken over since the last call, with the
     /// keys of their records. Unless another process has taken a record as well, find out how the response
     /// ends, and call [`ended`](Self::ended) or [`forget`](Self::forget).
     #[must_use]
-    pub fn taken_over(&self) -> Vec<(String, GenerationId)> {
+    pub fn take_taken_over(&self) -> Vec<(String, GenerationId)> {
         std::mem::take(&mut self.state.taken_over.lock())
     }
 
-    /// Delivers what is owed for this generation, which an earlier process or another one has ended.
+    /// Delivers what is owed for this generation, which an earlier process or another one has ended. One
+    /// that another process has taken over is among [`take_taken_over`](Self::take_taken_over) instead:
+    /// its end is not in this generation.
     pub fn ended(&self, generation: &Generation) {
+        if generation.is_fenced() {
+            self.state.note_taken_over(&generation.meta().id);
+            return;
+        }
         for Record { owed, .. } in self.take_unfinished(&generation.meta().id) {
             self.accept_end(&owed, generation);
         }
@@ -527,7 +533,7 @@ impl EndNotifier for Webhooks {
             for owed in taken {
                 let key = owed.event.clone();
                 let record = Record::unfinished(owed, response.clone());
-                state.unfinished.lock().push(record);
+                state.add_unfinished(record);
                 state.taken_over.lock().push((key, response.clone()));
             }
         });

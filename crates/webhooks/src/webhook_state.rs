@@ -32,14 +32,36 @@ pub(crate) struct WebhookState {
     pub(crate) settled: Notify,
     /// Keeps what is owed beyond the process.
     pub(crate) records: OnceLock<Arc<dyn DeliveryRecords>>,
-    /// What is owed for responses of an earlier process whose end is not known yet.
+    /// What is owed for responses whose end is not known yet: those of an earlier or a lost process, and
+    /// those that another process has taken over. Each key is there once.
     pub(crate) unfinished: Mutex<Vec<Record>>,
-    /// The responses of this process among them, with the keys of the records: other processes have taken
-    /// them over.
+    /// Those of them that another process has taken over since these were asked for last, with the keys of
+    /// the records.
     pub(crate) taken_over: Mutex<Vec<(String, GenerationId)>>,
 }
 
 impl WebhookState {
+    /// Adds what is owed for a response whose end is not known yet, unless it is known.
+    pub(crate) fn add_unfinished(&self, record: Record) {
+        let mut unfinished = self.unfinished.lock();
+        if !unfinished
+            .iter()
+            .any(|known| known.owed.event == record.owed.event)
+        {
+            unfinished.push(record);
+        }
+    }
+
+    /// Notes that another process has taken this response over, if something is owed for it.
+    pub(crate) fn note_taken_over(&self, response: &GenerationId) {
+        let unfinished = self.unfinished.lock();
+        let of_response = unfinished
+            .iter()
+            .filter(|record| record.response == *response);
+        let keys = of_response.map(|record| (record.owed.event.clone(), response.clone()));
+        self.taken_over.lock().extend(keys);
+    }
+
     /// Logs a notice, and notes it beyond the process: what is delivered is owed no longer, and what
     /// is given up is a dead letter for later processes as well.
     pub(crate) fn note(&self, notice: &Notice) {

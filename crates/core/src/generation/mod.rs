@@ -107,6 +107,7 @@ pub struct Generation {
     lost: AtomicBool,
     /// Whether another process has taken the log over.
     fenced: AtomicBool,
+    /// Whether it was deleted, or is being deleted: other processes get nothing of it.
     deleted: AtomicBool,
     pending_end: Mutex<Option<Box<PendingEnd>>>,
     account: Account,
@@ -223,7 +224,8 @@ impl Generation {
     }
 
     /// Whether another process has taken the log over, and ends it.
-    pub(crate) fn is_fenced(&self) -> bool {
+    #[must_use]
+    pub fn is_fenced(&self) -> bool {
         self.fenced.load(Ordering::Acquire)
     }
 
