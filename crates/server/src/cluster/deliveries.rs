@@ -12,9 +12,8 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use redis::{Pipeline, Script, cmd};
-use tokenwire_core::model::id::GenerationId;
 use tokenwire_store::redis::RedisError;
-use tokenwire_webhooks::{DeliveryRecords, Webhooks};
+use tokenwire_webhooks::DeliveryRecords;
 use tokio::sync::Notify;
 use tokio::time::sleep;
 
@@ -136,10 +135,9 @@ impl Cluster {
 
     async fn send_some(&self) -> Result<bool, RedisError> {
         let some: Vec<(String, Option<Vec<u8>>)> = {
-            let mut unsent = self.deliveries.unsent.lock();
-            let keys: Vec<_> = unsent.keys().take(AT_ONCE).cloned().collect();
-            keys.into_iter()
-                .filter_map(|key| unsent.remove_entry(&key))
+            let unsent = self.deliveries.unsent.lock();
+            let some = unsent.iter().take(AT_ONCE);
+            some.map(|(key, value)| (key.clone(), value.clone()))
                 .collect()
         };
         if some.is_empty() {
@@ -156,44 +154,48 @@ impl Cluster {
         }
         let keep = cmd("EXPIRE").arg(&key).arg(KEPT_S).to_owned();
         pipeline.add_command(keep).ignore();
-        let sent: Result<(), RedisError> = self.redis.pipeline(pipeline).await;
-        if sent.is_err() {
-            let mut unsent = self.deliveries.unsent.lock();
-            for (event, value) in some {
-                // What was set since is newer.
-                if let Entry::Vacant(vacant) = unsent.entry(event) {
-                    vacant.insert(value);
-                }
+        let () = self.redis.pipeline(pipeline).await?;
+        let mut unsent = self.deliveries.unsent.lock();
+        for (event, value) in some {
+            // What was set since is newer.
+            if let Entry::Occupied(sent) = unsent.entry(event)
+                && *sent.get() == value
+            {
+                sent.remove();
             }
         }
-        sent.map(|()| true)
+        Ok(true)
     }
 
-    /// Returns those of these responses whose webhooks are this process's to send: no other one has taken
-    /// their records. The others are forgotten.
-    pub(super) async fn still_owed(
+    /// Returns those of these records that are still this process's: no other one has taken them.
+    pub(super) async fn own_records(
         &self,
-        taken_over: &[(String, GenerationId)],
-        webhooks: &Webhooks,
-    ) -> Result<BTreeSet<GenerationId>, RedisError> {
-        if taken_over.is_empty() {
+        keys: impl Iterator<Item = &String>,
+    ) -> Result<BTreeSet<String>, RedisError> {
+        let keys: Vec<&String> = keys.collect();
+        if keys.is_empty() {
             return Ok(BTreeSet::new());
         }
-        let keys: Vec<&str> = taken_over.iter().map(|(key, _)| key.as_str()).collect();
+        // A record is here until Redis has it.
+        let mut own: BTreeSet<String> = {
+            let unsent = self.deliveries.unsent.lock();
+            let is_set = |key: &&&String| matches!(unsent.get(**key), Some(Some(_)));
+            keys.iter()
+                .filter(is_set)
+                .map(|key| (*key).clone())
+                .collect()
+        };
         let records = cmd("HMGET")
             .arg(self.webhooks_of(self.tag.as_str()))
-            .arg(keys)
+            .arg(&keys)
             .to_owned();
         let records: Vec<Option<Vec<u8>>> = self.redis.query(records).await?;
-        let unsent = self.deliveries.unsent.lock();
-        let all = taken_over.iter().zip(records);
-        let owed = all.filter(|((key, _), record)| record.is_some() || unsent.contains_key(key));
-        let owed: BTreeSet<_> = owed.map(|((_, id), _)| id.clone()).collect();
-        drop(unsent);
-        for (_, id) in taken_over.iter().filter(|(_, id)| !owed.contains(id)) {
-            webhooks.forget(id);
-        }
-        Ok(owed)
+        let stored = keys
+            .iter()
+            .zip(records)
+            .filter(|(_, record)| record.is_some());
+        own.extend(stored.map(|(key, _)| (*key).clone()));
+        Ok(own)
     }
 
     /// Takes the records of a lost process.

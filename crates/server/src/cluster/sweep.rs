@@ -1,16 +1,19 @@
 //! Takes over what lost processes were running in the background, unasked.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
+use parking_lot::Mutex;
 use redis::{Script, cmd};
 use tokenwire_core::engine::SharedEngine;
 use tokenwire_core::log::StoreError;
 use tokenwire_core::model::id::{GenerationId, Tag};
 use tokenwire_store::redis::RedisError;
 use tokenwire_webhooks::Webhooks;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use super::Cluster;
 use super::membership::Owner;
@@ -50,29 +53,80 @@ impl Cluster {
     /// that they owed, and with those of its own streams that other processes have ended, until it is
     /// dropped.
     pub async fn sweep(self: Arc<Self>, engine: SharedEngine, webhooks: Webhooks) {
-        let mut ticks = interval(INTERVAL);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        // Responses whose webhooks this process has taken over, and that could not be ended yet. Their
-        // records are this process' own by now, so no later sweep finds them.
-        let mut owed = Vec::new();
-        // Responses of this process that others have taken over. Their webhooks may still be its own.
+        // Responses whose webhooks are this process' own, and whose end is not known yet. No later sweep
+        // finds those that it has taken over. One that goes on at another node takes its time, and must
+        // not delay what lost processes have left.
+        let owed = Mutex::new(BTreeSet::new());
+        tokio::join!(
+            self.sweep_owed(&engine, &webhooks, &owed),
+            self.sweep_lost(&engine, &webhooks, &owed),
+        );
+    }
+
+    /// Reports the ends of responses whose webhooks this process owes.
+    async fn sweep_owed(
+        &self,
+        engine: &SharedEngine,
+        webhooks: &Webhooks,
+        owed: &Mutex<BTreeSet<GenerationId>>,
+    ) {
+        let mut ticks = ticks();
+        // Responses of this process that others have taken over, with the keys of their records.
         let mut taken_over = Vec::new();
         loop {
             ticks.tick().await;
             if !self.may_adopt() {
                 continue;
             }
-            taken_over.extend(webhooks.taken_over());
-            match self.still_owed(&taken_over, &webhooks).await {
-                Ok(still) => {
-                    owed.extend(still);
-                    taken_over.clear();
+            taken_over.extend(webhooks.take_taken_over());
+            let keys = taken_over.iter().map(|(key, _)| key);
+            match self.own_records(keys).await {
+                Ok(own) => {
+                    let (kept, lost): (Vec<_>, Vec<_>) = std::mem::take(&mut taken_over)
+                        .into_iter()
+                        .partition(|(key, _)| own.contains(key));
+                    let mut owed = owed.lock();
+                    owed.extend(kept.into_iter().map(|(_, id)| id));
+                    for (key, id) in lost.iter().filter(|(_, id)| !owed.contains(id)) {
+                        tracing::debug!(generation = %id, delivery = %key, "another node sends this webhook");
+                        webhooks.forget(id);
+                    }
                 }
                 Err(error) => {
                     tracing::debug!(%error, "webhooks of streams that were taken over wait")
                 }
             }
-            owed = self.end_each(owed, &engine, Some(&webhooks)).await;
+            let ids: Vec<_> = owed.lock().iter().cloned().collect();
+            let left = self.end_each(ids.clone(), engine, Some(webhooks)).await;
+            let mut owed = owed.lock();
+            for id in ids.iter().filter(|id| !left.contains(id)) {
+                owed.remove(id);
+            }
+        }
+    }
+
+    /// Ends what lost processes ran in the background.
+    async fn sweep_lost(
+        &self,
+        engine: &SharedEngine,
+        webhooks: &Webhooks,
+        owed: &Mutex<BTreeSet<GenerationId>>,
+    ) {
+        let mut ticks = ticks();
+        let mut under_way = BTreeSet::new();
+        let mut sweeps = FuturesUnordered::new();
+        loop {
+            tokio::select! {
+                biased;
+                Some(tag) = sweeps.next() => {
+                    under_way.remove(&tag);
+                    continue;
+                }
+                _ = ticks.tick() => {}
+            }
+            if !self.may_adopt() {
+                continue;
+            }
             let lost = match self.lost().await {
                 Ok(lost) => lost,
                 Err(error) => {
@@ -81,8 +135,13 @@ impl Cluster {
                 }
             };
             for tag in lost {
-                if let Err(error) = self.sweep_after(&tag, &engine, &webhooks, &mut owed).await {
-                    tracing::debug!(%tag, %error, "what a lost process left is looked at again");
+                if under_way.insert(tag.clone()) {
+                    sweeps.push(async move {
+                        if let Err(error) = self.sweep_after(&tag, engine, webhooks, owed).await {
+                            tracing::debug!(%tag, %error, "what a lost process left is looked at again");
+                        }
+                        tag
+                    });
                 }
             }
         }
@@ -113,7 +172,7 @@ impl Cluster {
         tag: &Tag,
         engine: &SharedEngine,
         webhooks: &Webhooks,
-        rest: &mut Vec<GenerationId>,
+        owed: &Mutex<BTreeSet<GenerationId>>,
     ) -> Result<(), Unfinished> {
         // It ends what it answers for as well.
         if !self.has_taken(tag) && !self.is_lost(tag).await {
@@ -137,10 +196,8 @@ impl Cluster {
             tracing::debug!(%tag, count = running.len(), "taking over the background responses of a lost node");
         }
         let left = self.end_each(running, engine, None).await.len();
-        let owed = webhooks.take_over(self.take_deliveries(tag.as_str()).await?);
-        let owed = self.end_each(owed, engine, Some(webhooks)).await;
-        let left = left + owed.len();
-        rest.extend(owed);
+        let taken = webhooks.take_over(self.take_deliveries(tag.as_str()).await?);
+        owed.lock().extend(taken);
         if left > 0 {
             return Err(Unfinished::Running { count: left });
         }
@@ -204,4 +261,10 @@ impl Cluster {
         self.logs.note_end(id).await;
         true
     }
+}
+
+fn ticks() -> Interval {
+    let mut ticks = interval(INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
 }
