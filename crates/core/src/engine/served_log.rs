@@ -82,7 +82,9 @@ impl SharedEngine {
             Some(own) => Some(own),
             None => self.serve_replica(id).await?,
         };
-        Ok(own.map(ServedLog::new))
+        // It may have been deleted while it was read.
+        let served = own.map(ServedLog::new);
+        Ok(served.filter(|served| !served.generation.is_deleted()))
     }
 
     /// Returns a generation that only the store of all nodes has.
