@@ -47,7 +47,7 @@ pub use client::{Address, Client, NodeAddress};
 pub use frame::{FrameError, read_frame, write_frame};
 pub use handshake::{Secret, VERSION};
 pub use message::{KeyAnswer, try_decode};
-pub use network::{Connection, Network, Stream, Tcp};
+pub use network::{ByteStream, Connection, Network, Tcp};
 pub use server::{Server, answer, answer_node};
 pub use strangers::Strangers;
 
