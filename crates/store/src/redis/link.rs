@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use ::redis::aio::{ConnectionLike, MultiplexedConnection};
 use ::redis::cluster_async::ClusterConnection;
-use ::redis::{Arg, Cmd, Pipeline, RedisFuture, RedisResult, Value};
+use ::redis::{Arg, Cmd, ErrorKind, Pipeline, RedisError, RedisFuture, RedisResult, Value};
 use futures::FutureExt as _;
 use futures::future::try_join_all;
 
@@ -31,8 +31,8 @@ impl ConnectionLike for Link {
             Self::Server(server) => server.req_packed_command(cmd),
             Self::Cluster(cluster) => cluster.req_packed_command(cmd),
             Self::Other(transport) => {
-                let answer = transport.exchange(vec![command_of(cmd)]);
-                async move { Ok(answer.await?.pop().unwrap_or(Value::Nil)) }.boxed()
+                let answer = command_of(cmd).map(|command| transport.exchange(vec![command]));
+                async move { answer?.await?.pop().ok_or_else(no_value) }.boxed()
             }
         }
     }
@@ -55,13 +55,18 @@ impl ConnectionLike for Link {
                 }
             }
             Self::Other(transport) => {
-                let commands = pipeline.cmd_iter().map(command_of).collect();
-                let answers = transport.exchange(commands);
-                if pipeline.is_transaction() {
-                    async move { Ok(vec![Value::Array(answers.await?)]) }.boxed()
-                } else {
-                    answers
+                let commands: RedisResult<Vec<_>> = pipeline.cmd_iter().map(command_of).collect();
+                let answers = commands.map(|commands| transport.exchange(commands));
+                let is_transaction = pipeline.is_transaction();
+                async move {
+                    let answers = answers?.await?;
+                    Ok(if is_transaction {
+                        vec![Value::Array(answers)]
+                    } else {
+                        answers
+                    })
                 }
+                .boxed()
             }
         }
     }
@@ -74,12 +79,21 @@ impl ConnectionLike for Link {
     }
 }
 
-fn command_of(cmd: &Cmd) -> Command {
+/// Returns the arguments of a command. The cursor of a scan, which the client sets, is not among those
+/// that a [`Transport`] takes.
+fn command_of(cmd: &Cmd) -> RedisResult<Command> {
     let arguments = cmd.args_iter().map(|argument| match argument {
-        Arg::Simple(argument) => argument.to_vec(),
-        _ => b"0".to_vec(),
+        Arg::Simple(argument) => Ok(argument.to_vec()),
+        _ => Err(RedisError::from((
+            ErrorKind::Client,
+            "an argument of this kind cannot be sent",
+        ))),
     });
     arguments.collect()
+}
+
+fn no_value() -> RedisError {
+    RedisError::from((ErrorKind::Parse, "a command has no answer"))
 }
 
 /// Sends the `count` commands of a pipeline that is no transaction. Returns their answers in its order.
@@ -93,7 +107,7 @@ async fn send_parts(
         async move {
             let count = part.places.len();
             let sent = cluster.req_packed_commands(&part.pipeline, 0, count);
-            Ok::<_, ::redis::RedisError>((part.places.clone(), sent.await?))
+            Ok::<_, RedisError>((part.places.clone(), sent.await?))
         }
     });
     let mut answers = vec![Value::Nil; count];
