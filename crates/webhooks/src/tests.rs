@@ -110,6 +110,22 @@ fn world(
     }
 }
 
+/// Keeps nothing.
+#[derive(Debug)]
+struct NoRecords;
+
+impl DeliveryRecords for NoRecords {
+    fn set(&self, _key: &str, _value: Option<Vec<u8>>) {}
+
+    fn get(&self, _key: &str) -> Option<Vec<u8>> {
+        None
+    }
+
+    fn list(&self) -> Vec<(String, Vec<u8>)> {
+        Vec::new()
+    }
+}
+
 impl World {
     fn accept(&self, host: &str) {
         let url = parse_url(&format!("https://{host}/hook"), false).unwrap();
@@ -133,6 +149,23 @@ fn refused(error: ApiError) -> (String, String) {
         error.code.unwrap_or_default().into_owned(),
         error.param.unwrap_or_default(),
     )
+}
+
+#[tokio::test(start_paused = true)]
+async fn record_that_is_taken_over_twice_is_owed_once() {
+    let world = world([], |_| {});
+    let url = parse_url("https://example.com/hook", false).unwrap();
+    let endpoint = Endpoint::new(url, SigningKey::parse(SECRET).unwrap());
+    let owed = crate::records::Owed::new(Owner::Anonymous, endpoint, None);
+    let response = GenerationId::random();
+    let record = || (owed.event.clone(), owed.encode(&response, None));
+    let records: Arc<dyn DeliveryRecords> = Arc::new(NoRecords);
+    assert!(world.webhooks.keep_in(records).is_empty());
+    for _ in 0..2 {
+        let taken = world.webhooks.take_over(vec![record()]);
+        assert_eq!(taken, std::slice::from_ref(&response));
+    }
+    assert_eq!(world.webhooks.take_unfinished(&response).len(), 1);
 }
 
 #[tokio::test(start_paused = true)]
