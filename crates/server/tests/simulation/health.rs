@@ -1,4 +1,4 @@
-//! What befell the processes, and what follows for those that adopt their streams.
+//! What happened to the processes, and what follows for those that adopt their streams.
 
 /// A process of a node.
 #[derive(Debug)]

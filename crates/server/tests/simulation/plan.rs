@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokenwire_core::engine::Replicated;
 use tokenwire_testkit::simulation::Dice;
 
-/// Settings of the nodes, and what befalls them.
+/// Settings of the nodes, and the faults that they meet.
 #[derive(Debug)]
 pub(crate) struct Plan {
     pub(crate) nodes: usize,

@@ -8,7 +8,7 @@ use tokenwire_core::upstream::Timeouts;
 use super::dice::Dice;
 use crate::faulty_store::{Fault, FaultyStore};
 
-/// Settings of the gateway, and what befalls it.
+/// Settings of the gateway, and the faults that it meets.
 #[derive(Debug)]
 pub(super) struct Plan {
     pub(super) clients: usize,
