@@ -96,12 +96,9 @@ impl Cluster {
                     tracing::debug!(%error, "webhooks of streams that were taken over wait")
                 }
             }
-            let ids: Vec<_> = owed.lock().iter().cloned().collect();
-            let left = self.end_each(ids.clone(), engine, Some(webhooks)).await;
-            let mut owed = owed.lock();
-            for id in ids.iter().filter(|id| !left.contains(id)) {
-                owed.remove(id);
-            }
+            let ids = std::mem::take(&mut *owed.lock());
+            let left = self.end_each(ids, engine, Some(webhooks)).await;
+            owed.lock().extend(left);
         }
     }
 
@@ -209,7 +206,7 @@ impl Cluster {
     /// Ends these responses. Returns those that cannot be ended now.
     async fn end_each(
         &self,
-        ids: Vec<GenerationId>,
+        ids: impl IntoIterator<Item = GenerationId>,
         engine: &SharedEngine,
         webhooks: Option<&Webhooks>,
     ) -> Vec<GenerationId> {
