@@ -186,7 +186,7 @@ impl Cluster {
 
     /// Returns whether the lease still held, and the members.
     async fn try_renew(&self) -> Result<(bool, Vec<Tag>), RedisError> {
-        let Some(own) = self.presence.own() else {
+        let Some(own) = self.registration.own() else {
             return Ok((true, Vec::new()));
         };
         if !self.membership.0.lock().checked {
@@ -199,12 +199,12 @@ impl Cluster {
                 tracing::error!(%problem, "the Redis of cluster.url loses data");
             }
         }
-        let mut both = self.presence.commands(own);
+        let mut both = self.registration.commands(own);
         let deleted = cmd("SMEMBERS").arg(self.deleted_of(&self.tag)).to_owned();
         both.add_command(deleted);
         self.announce_taken(own, &mut both);
         let (before, deleted): (Option<String>, Vec<String>) = self.redis.pipeline(both).await?;
-        self.presence.note_joined();
+        self.registration.note_joined();
         let deleted = deleted.iter().filter_map(|id| id.parse().ok()).collect();
         self.membership.0.lock().deleted = deleted;
         let members = self.redis.key("members");

@@ -2,8 +2,8 @@
 //! the node that writes them.
 //!
 //! Redis is asked once for a stream of another node, never per token: `membership` says where the
-//! process of a tag listens and whether it is alive, as `presence` says it there, and `claims` has the
-//! idempotency keys.
+//! process of a tag listens and whether it is alive, as `node_registration` says it there, and
+//! `claims` has the idempotency keys.
 //! `shared_logs` has what outlives a node: what it stored of ended responses, and the records of those
 //! that are replicated while they run. `owners` asks for a process once for all that look for it, and
 //! `source` puts these together for the engine. `sweep` and
@@ -16,9 +16,9 @@ mod lease;
 mod lost_usage;
 mod membership;
 mod node_record;
+mod node_registration;
 mod options;
 mod owners;
-mod presence;
 mod revocations;
 mod shared_logs;
 mod source;
@@ -55,8 +55,8 @@ use deliveries::Deliveries;
 use lease::Lease;
 use membership::{LEASE_MS, Membership};
 use node_record::NodeRecord;
+use node_registration::NodeRegistration;
 use owners::Owners;
-use presence::Presence;
 use shared_logs::SharedLogs;
 
 /// Addresses of nodes that are remembered.
@@ -115,7 +115,7 @@ pub struct Cluster {
     /// How long a claim of an idempotency key is kept.
     retain: Duration,
     membership: Membership,
-    presence: Arc<Presence>,
+    registration: Arc<NodeRegistration>,
     strangers: OnceLock<Arc<Strangers>>,
     /// The clients of other nodes and what they were made of, by tag.
     clients: Mutex<HashMap<Tag, (NodeRecord, Client)>>,
@@ -202,8 +202,8 @@ impl Cluster {
             replicated,
         } = options;
         let logs = RedisStore::new(redis.clone(), retention);
-        let presence = Arc::new(Presence::new(redis.clone(), tag.clone()));
-        let logs = SharedLogs::new(logs, redis.clone(), tag.clone(), presence.clone());
+        let registration = Arc::new(NodeRegistration::new(redis.clone(), tag.clone()));
+        let logs = SharedLogs::new(logs, redis.clone(), tag.clone(), registration.clone());
         Self {
             config: schema::Cluster::default(),
             tag,
@@ -217,7 +217,7 @@ impl Cluster {
             lease: Arc::new(Lease::new(Duration::from_millis(LEASE_MS))),
             retain: retention.objects + Duration::from_secs(60 * 60),
             membership: Membership::default(),
-            presence,
+            registration,
             strangers: OnceLock::new(),
             clients: Mutex::default(),
             owners: Owners::default(),
@@ -308,7 +308,7 @@ impl Cluster {
 
     /// Says where the other nodes reach this one. The lease is renewed from then on.
     pub fn announce(&self, address: String) {
-        self.presence.announce(NodeRecord {
+        self.registration.announce(NodeRecord {
             address,
             holder: None,
             name: self.name.clone(),

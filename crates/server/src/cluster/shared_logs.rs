@@ -17,7 +17,7 @@ use tokenwire_core::model::record::RecordBatch;
 use tokenwire_store::redis::{RedisClient, RedisStore};
 
 use super::membership::KEPT_S;
-use super::presence::Presence;
+use super::node_registration::NodeRegistration;
 
 /// A [`RedisStore`] with a list of what runs in the background.
 #[derive(Debug)]
@@ -26,7 +26,7 @@ pub(super) struct SharedLogs {
     redis: RedisClient,
     /// The name of this process.
     tag: Tag,
-    presence: Arc<Presence>,
+    registration: Arc<NodeRegistration>,
 }
 
 // === impl SharedLogs ===
@@ -36,13 +36,13 @@ impl SharedLogs {
         logs: RedisStore,
         redis: RedisClient,
         tag: Tag,
-        presence: Arc<Presence>,
+        registration: Arc<NodeRegistration>,
     ) -> Self {
         Self {
             logs,
             redis,
             tag,
-            presence,
+            registration,
         }
     }
 
@@ -120,7 +120,7 @@ fn running(redis: &RedisClient, tag: &str) -> String {
 impl LogStore for SharedLogs {
     fn create(&self, header: Arc<LogHeader>) -> StoreFuture<'_, Epoch> {
         async move {
-            self.presence.join().await?;
+            self.registration.join().await?;
             self.note_start(&header).await?;
             self.logs.create(header).await
         }

@@ -12,7 +12,7 @@ use super::membership::{KEPT_S, LEASE_MS};
 
 /// See the documentation of the module.
 #[derive(Debug)]
-pub(super) struct Presence {
+pub(super) struct NodeRegistration {
     redis: RedisClient,
     tag: Tag,
     /// This node, once it listens.
@@ -21,9 +21,9 @@ pub(super) struct Presence {
     has_joined: AtomicBool,
 }
 
-// === impl Presence ===
+// === impl NodeRegistration ===
 
-impl Presence {
+impl NodeRegistration {
     pub(super) fn new(redis: RedisClient, tag: Tag) -> Self {
         Self {
             redis,
@@ -93,24 +93,24 @@ mod tests {
     async fn process_is_known_with_its_lease_once_it_has_joined() {
         let server = RedisServer::start();
         let redis = RedisClient::new(RedisOptions::new(server.url())).unwrap();
-        let presence = Presence::new(redis, Tag::random());
-        presence.join().await.unwrap();
+        let registration = NodeRegistration::new(redis, Tag::random());
+        registration.join().await.unwrap();
         assert_eq!(server.command(&["EXISTS", "tw:tags"]), "0");
-        presence.announce(NodeRecord {
+        registration.announce(NodeRecord {
             address: "10.0.0.7:4100".to_owned(),
             holder: None,
             name: "a".to_owned(),
             protocol: 1,
             version: "1.0.0".to_owned(),
         });
-        presence.join().await.unwrap();
-        let tag = presence.tag.as_str();
+        registration.join().await.unwrap();
+        let tag = registration.tag.as_str();
         assert_eq!(server.command(&["SMEMBERS", "tw:tags"]), tag);
         let keys = [format!("tw:node:{tag}"), format!("tw:alive:{tag}")];
         assert_eq!(server.command(&["EXISTS", &keys[0], &keys[1]]), "2");
         // The lease is renewed elsewhere.
         server.command(&["DEL", &keys[1]]);
-        presence.join().await.unwrap();
+        registration.join().await.unwrap();
         assert_eq!(server.command(&["EXISTS", &keys[1]]), "0");
     }
 }
