@@ -176,7 +176,7 @@ describe('a connection that breaks', () => {
   for (const [transport] of NAMED) {
     test(`"Cut the connection" over ${transport} loses no token`, async () => {
       const { page, wrong, close } = await chat({ expected: CUT });
-      await ask(page, question(200, { tbt: '8ms' }), transport);
+      await ask(page, question(200, { tbt: '25ms' }), transport);
       for (const tokens of [20, 70, 120]) {
         await shown(page, tokens);
         await page.click('#cut');
