@@ -420,12 +420,8 @@ impl Webhooks {
     }
 
     fn take_unfinished(&self, response: &GenerationId) -> Vec<Record> {
-        let mut unfinished = self.state.unfinished.lock();
-        let (taken, rest) = std::mem::take(&mut *unfinished)
-            .into_iter()
-            .partition(|record| record.response == *response);
-        *unfinished = rest;
-        taken
+        let taken = self.state.unfinished.lock().remove(response);
+        taken.unwrap_or_default()
     }
 
     fn accept_end(&self, owed: &Owed, generation: &Generation) {

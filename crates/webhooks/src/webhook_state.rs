@@ -3,6 +3,7 @@
 //! It runs on the runtime of the process, beside the workers. Workers add deliveries to the queue
 //! under its lock and notify `wakeup`, so there is no channel between them that could be full.
 
+use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -33,8 +34,8 @@ pub(crate) struct WebhookState {
     /// Keeps what is owed beyond the process.
     pub(crate) records: OnceLock<Arc<dyn DeliveryRecords>>,
     /// What is owed for responses whose end is not known yet: those of an earlier or a lost process, and
-    /// those that another process has taken over. Each key is there once.
-    pub(crate) unfinished: Mutex<Vec<Record>>,
+    /// those that another process has taken over. By response; each key is there once.
+    pub(crate) unfinished: Mutex<HashMap<GenerationId, Vec<Record>>>,
     /// Those of them that another process has taken over since these were asked for last, with the keys of
     /// the records.
     pub(crate) taken_over: Mutex<Vec<(String, GenerationId)>>,
@@ -44,20 +45,19 @@ impl WebhookState {
     /// Adds what is owed for a response whose end is not known yet, unless it is known.
     pub(crate) fn add_unfinished(&self, record: Record) {
         let mut unfinished = self.unfinished.lock();
-        if !unfinished
+        let of_response = unfinished.entry(record.response.clone()).or_default();
+        if !of_response
             .iter()
             .any(|known| known.owed.event == record.owed.event)
         {
-            unfinished.push(record);
+            of_response.push(record);
         }
     }
 
     /// Notes that another process has taken this response over, if something is owed for it.
     pub(crate) fn note_taken_over(&self, response: &GenerationId) {
         let unfinished = self.unfinished.lock();
-        let of_response = unfinished
-            .iter()
-            .filter(|record| record.response == *response);
+        let of_response = unfinished.get(response).into_iter().flatten();
         let keys = of_response.map(|record| (record.owed.event.clone(), response.clone()));
         self.taken_over.lock().extend(keys);
     }

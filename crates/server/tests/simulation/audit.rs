@@ -42,6 +42,13 @@ pub(crate) async fn audit(world: Arc<World>) {
             return;
         }
     }
+    // Others may have been sent since.
+    for number in 0..count {
+        if let Err(wrong) = one_webhook(&world, number) {
+            world.fail(format!("generation {number}: {wrong}"));
+            return;
+        }
+    }
 }
 
 async fn generation(world: &Arc<World>, number: usize, deadline: u64) -> Result<(), String> {
@@ -71,15 +78,14 @@ async fn generation(world: &Arc<World>, number: usize, deadline: u64) -> Result<
             Ok(())
         };
     }
-    let agreed = agree(world, number, &given).and(webhook(world, number, deadline).await);
-    match agreed {
+    match agree(world, number, &given) {
         // Nodes that have read the first end keep it.
         Err(wrong) if world.may_end_twice(number) => {
             world.note(format_args!("generation {number} has two ends: {wrong}"));
-            Ok(())
         }
-        agreed => agreed,
+        agreed => agreed?,
     }
+    webhook(world, number, deadline).await
 }
 
 /// Whether some process did not answer at this time. It may still have a copy.
@@ -239,26 +245,32 @@ fn compare(
     ))
 }
 
-/// Waits for the webhook of a background response, and checks that there is one.
+/// Waits for the webhook of a background response.
 async fn webhook(world: &World, number: usize, deadline: u64) -> Result<(), String> {
-    loop {
-        {
-            let model = world.model.lock();
-            let known = &model.generations[number];
-            if !known.is_background {
-                return Ok(());
-            }
-            if let Some(first) = known.webhooks.first() {
-                let others = known.webhooks.iter().filter(|other| *other != first);
-                return match others.count() {
-                    0 => Ok(()),
-                    _ => Err(format!("it has several webhooks: {:?}", known.webhooks)),
-                };
-            }
-        }
+    let is_there = || {
+        let model = world.model.lock();
+        let known = &model.generations[number];
+        !known.is_background || !known.webhooks.is_empty()
+    };
+    while !is_there() {
         if now() > deadline {
             return Err("its webhook never comes".to_owned());
         }
         sleep(PAUSE).await;
     }
+    one_webhook(world, number)
+}
+
+/// Fails if the webhooks of a response differ. The same one may come twice; each of two ends, and a
+/// deletion, may have its own.
+fn one_webhook(world: &World, number: usize) -> Result<(), String> {
+    let ends_twice = world.may_end_twice(number);
+    let model = world.model.lock();
+    let known = &model.generations[number];
+    let webhooks = &known.webhooks;
+    let may_differ = ends_twice || known.deletion != Deletion::None;
+    if may_differ || webhooks.iter().all(|webhook| *webhook == webhooks[0]) {
+        return Ok(());
+    }
+    Err(format!("it has several webhooks: {webhooks:?}"))
 }
