@@ -6,25 +6,23 @@
 #![allow(
     clippy::expect_used,
     clippy::panic,
-    clippy::print_stderr,
     clippy::unwrap_used,
-    reason = "a test fails by panicking, and reports how far it got"
+    reason = "a test fails by panicking"
 )]
 
-use std::num::NonZero;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::thread::available_parallelism;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokenwire_core::log::LogStore;
 use tokenwire_store::{DiskOptions, DiskStore};
-use tokenwire_testkit::simulation::{Sabotage, SimulatedDisk, run_on};
+use tokenwire_testkit::simulation::{Sabotage, Seeds, SimulatedDisk, run_on};
 
-/// Seeds of a run that asks for no other number.
-const SEEDS: u64 = 1_000;
-/// No new seed begins after this time.
-const TIME: Duration = Duration::from_secs(60);
+const SEEDS: Seeds = Seeds {
+    package: "tokenwire-store",
+    count: 1_000,
+    regressions: &[],
+    run: |seed| run_on(seed, Sabotage::None, Disk::new()),
+};
 
 /// A folder, and the store of the process that runs.
 #[derive(Debug)]
@@ -81,57 +79,17 @@ impl SimulatedDisk for Disk {
     }
 }
 
-fn number(name: &str) -> Option<u64> {
-    let text = std::env::var(name).ok()?;
-    let number = text.parse();
-    Some(number.unwrap_or_else(|_| panic!("{name} is not a number: {text}")))
-}
-
-/// Runs a seed. A violation is reported with the end of the trace and the command that repeats it.
-fn simulate(seed: u64) -> Vec<u8> {
-    run_on(seed, Sabotage::None, Disk::new()).unwrap_or_else(|violation| {
-        let path = std::env::temp_dir().join(format!("disk-simulation-{seed}.trace"));
-        let written = std::fs::write(&path, &violation.trace);
-        let repeat = "cargo test -p tokenwire-store --test simulation";
-        panic!(
-            "seed {seed}: {}\nrepeat it: SIMULATION_SEED={seed} {repeat}\ntrace: {} ({written:?})",
-            violation.what,
-            path.display()
-        );
-    })
-}
-
 #[test]
 fn readers_get_each_event_once_whatever_a_crash_takes() {
-    if let Some(seed) = number("SIMULATION_SEED") {
-        simulate(seed);
-        return;
-    }
-    let began = Instant::now();
-    let seeds = number("SIMULATION_SEEDS").unwrap_or(SEEDS);
-    let next = AtomicU64::new(0);
-    let run = || {
-        while began.elapsed() < TIME {
-            let seed = next.fetch_add(1, Ordering::Relaxed);
-            if seed >= seeds {
-                break;
-            }
-            simulate(seed);
-        }
-    };
-    // Each simulation is on one thread.
-    let threads = available_parallelism().map_or(1, NonZero::get);
-    std::thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(run))));
-    let done = next.into_inner().min(seeds);
-    eprintln!("{done} of {seeds} seeds in {:?}", began.elapsed());
+    SEEDS.simulate_all();
 }
 
 #[test]
 fn same_seed_gives_the_same_bytes() {
     for seed in [1, 2, 3, 5, 8, 13, 21, 34] {
-        let (first, second) = (simulate(seed), simulate(seed));
+        let (first, second) = (SEEDS.simulate(seed), SEEDS.simulate(seed));
         assert!(first == second, "the two runs of seed {seed} differ");
-        assert!(first != simulate(seed + 1000));
+        assert!(first != SEEDS.simulate(seed + 1000));
     }
 }
 

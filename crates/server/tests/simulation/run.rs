@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use tokenwire_testkit::simulation::Dice;
+use tokenwire_testkit::simulation::{Dice, Violation};
 
 use crate::audit::audit;
 use crate::client::Client;
@@ -14,15 +14,6 @@ use crate::world::{Sabotage, World};
 
 /// Everything has ended within this time.
 const BOUND: u64 = 400_000;
-
-/// A simulation that went wrong.
-#[derive(Debug)]
-pub(crate) struct Violation {
-    /// What is not as it must be.
-    pub(crate) what: String,
-    /// The trace up to there.
-    pub(crate) trace: Vec<u8>,
-}
 
 /// All runtimes of a simulation.
 struct Driver {

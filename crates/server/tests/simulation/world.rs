@@ -9,9 +9,8 @@ use parking_lot::Mutex;
 use tokenwire_core::dialect::Framing;
 use tokenwire_store::redis::Command;
 use tokenwire_testkit::simulated_redis::{Added, Reply, SimulatedRedis};
-use tokenwire_testkit::simulation::{Dice, View};
+use tokenwire_testkit::simulation::{BrokenFraming, Dice, View};
 
-use crate::broken_framing::BrokenFraming;
 use crate::health::Health;
 use crate::model::Model;
 use crate::network::Cables;
@@ -260,6 +259,7 @@ impl World {
         Arc::new(BrokenFraming {
             inner: view.framing(),
             every,
+            times: 0,
             frames: self.frames.clone(),
         })
     }

@@ -19,6 +19,7 @@
 //! `expectation.rs`, `watcher.rs` and `audit.rs` for what is checked.
 
 mod audit;
+mod broken_framing;
 mod client;
 mod clock;
 mod dice;
@@ -30,6 +31,7 @@ mod process;
 mod reader;
 mod reading;
 mod script;
+mod seeds;
 mod session;
 mod starting;
 mod tail;
@@ -40,10 +42,12 @@ mod waiting;
 mod watcher;
 mod world;
 
+pub use broken_framing::BrokenFraming;
 pub use dice::Dice;
 pub use disk::SimulatedDisk;
 pub use model::is_terminal;
 pub use reading::{End, Reading, output_text};
+pub use seeds::Seeds;
 pub use upstream::{SimulatedUpstream, UpstreamWorld};
 pub use view::View;
 pub use world::Sabotage;

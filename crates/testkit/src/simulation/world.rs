@@ -4,14 +4,14 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use bytes::BytesMut;
 use parking_lot::Mutex;
-use tokenwire_core::dialect::{Dialect, Frame, Framing};
+use tokenwire_core::dialect::Framing;
 use tokenwire_core::log::LogStore;
 use tokenwire_core::model::id::{GenerationId, IdSource};
 use tokenwire_core::upstream::Timeouts;
 use tokio::sync::Notify;
 
+use super::broken_framing::BrokenFraming;
 use super::dice::Dice;
 use super::disk::SimulatedDisk;
 use super::model::Model;
@@ -106,12 +106,15 @@ impl World {
     /// Returns the framing of a client's readers.
     pub(super) fn framing(&self, view: View) -> Arc<dyn Framing> {
         let framing = view.framing();
-        if self.sabotage == Sabotage::None {
-            return framing;
-        }
+        let (every, times) = match self.sabotage {
+            Sabotage::None => return framing,
+            Sabotage::LoseFrame(every) => (every, 0),
+            Sabotage::RepeatFrame(every) => (every, 2),
+        };
         Arc::new(BrokenFraming {
             inner: framing,
-            sabotage: self.sabotage,
+            every,
+            times,
             frames: self.frames.clone(),
         })
     }
@@ -152,39 +155,5 @@ impl IdSource for SeededIds {
     fn generation_id(&self) -> GenerationId {
         let id = format!("resp_{}", self.0.ids.lock().suffix());
         id.parse().expect("letters and digits are an id")
-    }
-}
-
-/// A framing that loses or repeats frames.
-#[derive(Debug)]
-struct BrokenFraming {
-    inner: Arc<dyn Framing>,
-    sabotage: Sabotage,
-    frames: Arc<AtomicUsize>,
-}
-
-impl Framing for BrokenFraming {
-    fn frame(&self, stream: &GenerationId, frame: &Frame<'_>, out: &mut BytesMut) {
-        let count = self.frames.fetch_add(1, Ordering::Relaxed) + 1;
-        let times = match self.sabotage {
-            Sabotage::LoseFrame(every) if count.is_multiple_of(every) => 0,
-            Sabotage::RepeatFrame(every) if count.is_multiple_of(every) => 2,
-            _ => 1,
-        };
-        for _ in 0..times {
-            self.inner.frame(stream, frame, out);
-        }
-    }
-
-    fn shows_extensions(&self) -> bool {
-        self.inner.shows_extensions()
-    }
-
-    fn sends_done(&self, dialect: Dialect) -> bool {
-        self.inner.sends_done(dialect)
-    }
-
-    fn share_key(&self) -> Option<&'static str> {
-        self.inner.share_key()
     }
 }
