@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use rand::rngs::StdRng;
-use rand::{Rng as _, RngCore as _, SeedableRng as _};
+use rand::{Rng as _, RngCore, SeedableRng as _};
 
 thread_local! {
     static REPLACED: RefCell<Option<StdRng>> = const { RefCell::new(None) };
@@ -17,33 +17,29 @@ pub fn replace_random(seed: Option<u64>) {
     REPLACED.set(seed.map(StdRng::seed_from_u64));
 }
 
+fn with_random<T>(draw: impl FnOnce(&mut dyn RngCore) -> T) -> T {
+    REPLACED.with_borrow_mut(|replaced| match replaced {
+        Some(seeded) => draw(seeded),
+        None => draw(&mut rand::rng()),
+    })
+}
+
 /// Returns 64 random bits.
 #[must_use]
 pub fn random_bits() -> u64 {
-    REPLACED.with_borrow_mut(|replaced| match replaced {
-        Some(seeded) => seeded.next_u64(),
-        None => rand::rng().next_u64(),
-    })
+    with_random(|random| random.next_u64())
 }
 
 /// Returns a random time of this range in milliseconds, which is not empty.
 #[must_use]
 pub fn random_millis(range: Range<u64>) -> Duration {
-    let millis = REPLACED.with_borrow_mut(|replaced| match replaced {
-        Some(seeded) => seeded.random_range(range),
-        None => rand::random_range(range),
-    });
-    Duration::from_millis(millis)
+    Duration::from_millis(with_random(|random| random.random_range(range)))
 }
 
 /// Returns a random part of a time, at least half of it.
 #[must_use]
 pub fn random_part(of: Duration) -> Duration {
-    let part = REPLACED.with_borrow_mut(|replaced| match replaced {
-        Some(seeded) => seeded.random_range(0.5..1.0),
-        None => rand::random_range(0.5..1.0),
-    });
-    of.mul_f64(part)
+    of.mul_f64(with_random(|random| random.random_range(0.5..1.0)))
 }
 
 #[cfg(test)]

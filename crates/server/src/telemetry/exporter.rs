@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use tokenwire_core::model::id::random_id;
+use tokenwire_core::model::random::random_part;
 use tokenwire_core::upstream::parse_retry_after;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
@@ -232,8 +233,9 @@ impl Exporter {
             if attempt == ATTEMPTS || stop.is_cancelled() {
                 return None;
             }
-            let jitter = wait.mul_f64(rand::random_range(0.5..1.0));
-            let pause = after.unwrap_or(jitter).clamp(SHORTEST_WAIT, LONGEST_WAIT);
+            let pause = after
+                .unwrap_or_else(|| random_part(wait))
+                .clamp(SHORTEST_WAIT, LONGEST_WAIT);
             wait *= 2;
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
