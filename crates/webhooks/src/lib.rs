@@ -527,11 +527,9 @@ impl EndNotifier for Webhooks {
         let on_end = on_end.with_taken_over(move |generation| {
             let response = &generation.meta().id;
             for owed in taken {
-                let key = owed.event.clone();
-                let record = Record::unfinished(owed, response.clone());
-                state.add_unfinished(record);
-                state.taken_over.lock().push((key, response.clone()));
+                state.add_unfinished(Record::unfinished(owed, response.clone()));
             }
+            state.note_taken_over(response);
         });
         Ok(Some(on_end))
     }

@@ -1,4 +1,4 @@
-//! Deliveries that take another way than HTTP.
+//! Replaces the HTTP of deliveries.
 
 use std::fmt;
 use std::sync::Arc;

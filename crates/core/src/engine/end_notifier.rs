@@ -52,8 +52,8 @@ impl OnEnd {
         }
     }
 
-    /// Runs this in place of the end if another process has taken the log over, which need not know
-    /// what is to happen at the end. It must not block or panic.
+    /// Runs this in place of the end if another process has taken the log over. It must not block or
+    /// panic.
     #[must_use]
     pub fn with_taken_over(self, taken_over: impl FnOnce(&Generation) + Send + 'static) -> Self {
         Self {
@@ -76,8 +76,7 @@ pub trait EndNotifier: Send + Sync + fmt::Debug {
 /// Runs one of its hooks when it is dropped.
 pub(super) struct OnEndGuard {
     generation: Arc<Generation>,
-    end: Option<Hook>,
-    taken_over: Option<Hook>,
+    on_end: Option<OnEnd>,
 }
 
 /// Returns the hook of this request. Without a notifier a request for a webhook is refused, since
@@ -109,37 +108,24 @@ pub(super) fn on_end(
 // === impl OnEndGuard ===
 
 impl OnEndGuard {
-    pub(super) fn new(generation: Arc<Generation>, on_end: Option<OnEnd>) -> Self {
-        let (mut end_hook, mut taken_over_hook) = (None, None);
-        if let Some(OnEnd {
-            start,
-            end,
-            taken_over,
-        }) = on_end
-        {
-            if let Some(start) = start {
-                start(&generation);
-            }
-            (end_hook, taken_over_hook) = (Some(end), taken_over);
+    pub(super) fn new(generation: Arc<Generation>, mut on_end: Option<OnEnd>) -> Self {
+        if let Some(start) = on_end.as_mut().and_then(|on_end| on_end.start.take()) {
+            start(&generation);
         }
-        Self {
-            generation,
-            end: end_hook,
-            taken_over: taken_over_hook,
-        }
+        Self { generation, on_end }
     }
 }
 
 impl Drop for OnEndGuard {
     fn drop(&mut self) {
-        // The end of a log that was taken over is not in this generation.
-        let hook = if self.generation.is_fenced() {
-            self.taken_over.take()
-        } else {
-            self.end.take()
+        let Some(on_end) = self.on_end.take() else {
+            return;
         };
-        if let Some(hook) = hook {
-            hook(&self.generation);
+        // The end of a log that was taken over is not in this generation.
+        if !self.generation.is_fenced() {
+            (on_end.end)(&self.generation);
+        } else if let Some(taken_over) = on_end.taken_over {
+            taken_over(&self.generation);
         }
     }
 }

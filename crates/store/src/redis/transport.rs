@@ -1,4 +1,4 @@
-//! Requests that take another way than a socket.
+//! Replaces the socket to Redis.
 
 use std::fmt;
 
