@@ -79,11 +79,13 @@ impl SimulatedRedis {
     /// Carries out a command: its name and its arguments. `now` is the time in Unix milliseconds,
     /// and not before that of an earlier command.
     pub fn execute(&self, now: u64, command: &[Vec<u8>]) -> Reply {
+        // Held for the whole command: no other one may run between two calls of a script.
+        let mut scripts = self.scripts.lock();
         self.data.lock().now = now;
         let name = command.first().map(|name| name.to_ascii_uppercase());
         match name.as_deref() {
-            Some(b"EVALSHA") => self.scripts.lock().call(&command[1..]),
-            Some(b"SCRIPT") => self.scripts.lock().load(&command[1..]),
+            Some(b"EVALSHA") => scripts.call(&command[1..]),
+            Some(b"SCRIPT") => scripts.load(&command[1..]),
             _ => run(&mut self.data.lock(), command),
         }
     }
