@@ -29,6 +29,8 @@ pub struct Identity {
     ticket_scope: Option<Arc<Scope>>,
     /// Ends what the ticket has open.
     of_ticket: Option<Arc<Revocation>>,
+    /// The counters of what it uses, once they were looked up.
+    client: Option<ClientMeter>,
 }
 
 // === impl Identity ===
@@ -66,6 +68,7 @@ impl Identity {
             ticket: Some(ticket),
             ticket_scope,
             of_ticket: Some(revocation),
+            client: None,
         }
     }
 
@@ -120,7 +123,7 @@ impl Identity {
 
     /// Returns the limits that apply to it, and the counters of what it uses; `None` where nothing of
     /// clients is counted.
-    pub(crate) fn client(&self, limits: &Arc<Limits>) -> Option<ClientMeter> {
+    fn client(&self, limits: &Arc<Limits>) -> Option<ClientMeter> {
         match (&self.key, &self.ticket) {
             // What a ticket uses counts for its issuer, also where it is another owner's.
             (Some(key), _) => {
@@ -132,9 +135,16 @@ impl Identity {
         }
     }
 
+    /// Looks up its counters, for the request that it sent.
+    pub(crate) fn look_up(&mut self, limits: &Arc<Limits>) -> Option<&ClientMeter> {
+        self.client = self.client(limits);
+        self.client.as_ref()
+    }
+
     /// Returns what admits the generations that it starts.
     pub(crate) fn meter(&self, limits: &Arc<Limits>) -> Option<Arc<dyn Meter>> {
-        let client = self.client(limits)?;
+        let known = self.client.clone();
+        let client = known.or_else(|| self.client(limits))?;
         if self.key.is_none() && self.ticket.is_none() {
             return Some(Arc::new(client));
         }

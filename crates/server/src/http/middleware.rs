@@ -128,8 +128,8 @@ pub async fn request_middleware(
     let mut revocation = None;
     let mut limited = None;
     match identified {
-        Ok(Some(identity)) => {
-            limited = identity.client(&service.limits);
+        Ok(Some(mut identity)) => {
+            limited = identity.look_up(&service.limits).cloned();
             revocation = identity.revocation().cloned();
             request.extensions_mut().insert(identity);
         }

@@ -76,6 +76,11 @@ impl Template {
         holes.get(self.text_hole).copied().unwrap_or_default()
     }
 
+    /// Returns the bytes that its chunks begin with.
+    pub(crate) fn beginning(&self) -> &[u8] {
+        self.literals.first().map_or(&[], |literal| literal)
+    }
+
     /// Returns the memory that the template holds, in bytes.
     pub(crate) fn memory_size(&self) -> usize {
         self.literals.iter().map(|literal| literal.len() + 24).sum()

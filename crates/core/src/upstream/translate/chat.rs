@@ -15,7 +15,7 @@ use super::chunk::{Choice, Chunk, UpstreamFault};
 use super::chunking::Chunking;
 use super::finish_reason::FinishReason;
 use super::usage::Usage;
-use super::{BodyEnd, Progress, RecordWriter, Translated, failed, is_error_object};
+use super::{BodyEnd, Progress, RecordWriter, Translated, failed, is_error_object, usage_chunk};
 use crate::model::error::ErrorCode;
 use crate::model::event::{Ending, EventKind, Outcome};
 use crate::model::secret::Seal;
@@ -177,7 +177,9 @@ impl ChatTranslator {
     ) -> Translated {
         if self.held.is_none()
             && self.failing.is_empty()
-            && let Some(translated) = self.match_template(data, records)
+            && let Some(translated) = self
+                .match_template(data, records)
+                .or_else(|| self.match_usage(name, data))
         {
             return translated;
         }
@@ -452,6 +454,15 @@ impl ChatTranslator {
                 self.append(&chunk, &choices, None, &data, records);
             }
         }
+    }
+
+    /// Fast path of the usage chunk that follows chunks with a template.
+    fn match_usage(&mut self, name: Option<&[u8]>, data: &[u8]) -> Option<Translated> {
+        let known = self.templates.last().filter(|_| name != Some(b"error"))?;
+        let usage = usage_chunk::read(data, known.template.beginning())?;
+        self.take_usage(Some(usage), true);
+        self.held = Some(HeldChunk::Usage(data.to_vec()));
+        Some(self.translated(false))
     }
 
     fn take_usage(&mut self, usage: Option<Usage>, alone: bool) {

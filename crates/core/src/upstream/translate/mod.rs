@@ -13,6 +13,7 @@ mod custom_input;
 mod finish_reason;
 mod logprobs;
 mod opened_items;
+mod plain_usage;
 mod record_writer;
 mod responses;
 mod tool_calls;

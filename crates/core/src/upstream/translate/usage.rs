@@ -1,19 +1,20 @@
 //! Translates usage between chat and Responses, and sums it up if a server sends it per choice.
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::value::RawValue;
 
+use super::plain_usage;
 use crate::model::json::Members;
 use crate::model::usage::TokenUsage;
 
 /// The usage of a stream, with the details that both APIs have.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Usage {
-    input: Option<u64>,
-    output: Option<u64>,
-    total: Option<u64>,
-    cached: Option<u64>,
-    reasoning: Option<u64>,
+    pub(super) input: Option<u64>,
+    pub(super) output: Option<u64>,
+    pub(super) total: Option<u64>,
+    pub(super) cached: Option<u64>,
+    pub(super) reasoning: Option<u64>,
 }
 
 #[derive(Serialize)]
@@ -94,44 +95,6 @@ const REASONING: &[&str] = &[
     "reasoning",
 ];
 
-/// Usage as OpenAI writes it, with nothing else: read in one pass, as nearly every answer has it.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct PlainUsage {
-    prompt_tokens: u64,
-    completion_tokens: u64,
-    total_tokens: u64,
-    #[serde(default)]
-    prompt_tokens_details: PlainDetails,
-    #[serde(default)]
-    completion_tokens_details: PlainDetails,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct PlainDetails {
-    cached_tokens: Option<u64>,
-    reasoning_tokens: Option<u64>,
-    #[serde(rename = "audio_tokens")]
-    _audio: Option<u64>,
-    #[serde(rename = "accepted_prediction_tokens")]
-    _accepted: Option<u64>,
-    #[serde(rename = "rejected_prediction_tokens")]
-    _rejected: Option<u64>,
-}
-
-impl From<PlainUsage> for Usage {
-    fn from(plain: PlainUsage) -> Self {
-        Self {
-            input: Some(plain.prompt_tokens),
-            output: Some(plain.completion_tokens),
-            total: Some(plain.total_tokens),
-            cached: plain.prompt_tokens_details.cached_tokens,
-            reasoning: plain.completion_tokens_details.reasoning_tokens,
-        }
-    }
-}
-
 /// The members of a usage object.
 struct Figures<'a>(Members<'a>);
 
@@ -198,8 +161,8 @@ pub(crate) fn to_chat(responses: &str) -> Option<String> {
 impl Usage {
     /// Reads a usage object in any known spelling. Returns `None` if it has no figures.
     pub(crate) fn parse(raw: &RawValue) -> Option<Self> {
-        if let Ok(plain) = serde_json::from_str::<PlainUsage>(raw.get()) {
-            return Some(plain.into());
+        if let Some((usage, [])) = plain_usage::read(raw.get().as_bytes()) {
+            return Some(usage);
         }
         let figures = Figures::read(raw);
         Self::of(&figures).or_else(|| Self::of(&figures.object(NESTED)))
@@ -347,11 +310,8 @@ mod tests {
             r#"{"prompt_tokens":78,"completion_tokens":9,"total_tokens":87,"prompt_tokens_details":{"cached_tokens":4,"audio_tokens":0},"completion_tokens_details":{"reasoning_tokens":3,"audio_tokens":0,"accepted_prediction_tokens":0,"rejected_prediction_tokens":0}}"#,
             r#"{"completion_tokens":0,"prompt_tokens":0,"total_tokens":0}"#,
             r#"{"prompt_tokens":1,"completion_tokens":2,"total_tokens":9,"completion_tokens_details":{"reasoning_tokens":0}}"#,
-            r#"{"prompt_tokens":1,"completion_tokens":2,"total_tokens":3,"prompt_tokens_details":{"reasoning_tokens":5}}"#,
-            r#"{"prompt_tokens":1,"completion_tokens":2,"total_tokens":3,"completion_tokens_details":{"cached_tokens":5}}"#,
-            r#"{"prompt_tokens":1,"completion_tokens":2,"total_tokens":3,"prompt_tokens_details":{"cached_tokens":null}}"#,
         ] {
-            assert!(serde_json::from_str::<PlainUsage>(raw).is_ok(), "{raw}");
+            assert!(plain_usage::read(raw.as_bytes()).is_some(), "{raw}");
             let usage = Usage::parse(serde_json::from_str(raw).unwrap()).unwrap();
             let figures = Figures::read(serde_json::from_str(raw).unwrap());
             let by_name = Usage::of(&figures).unwrap();

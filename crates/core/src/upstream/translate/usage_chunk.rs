@@ -1,12 +1,21 @@
-//! Recognises the usage chunk of OpenAI and most servers without parsing it: each answer of a chat
-//! upstream whose client did not request the usage has such a chunk, which is hidden.
+//! Recognises the usage chunk of OpenAI and most servers, and reads it, without parsing the whole:
+//! each answer of a chat upstream has such a chunk, which is hidden if its client did not request
+//! it.
 
 use std::sync::LazyLock;
 
 use memchr::memmem::Finder;
 
+use super::plain_usage;
+use super::usage::Usage;
+use crate::model::json;
+
 /// The end of the usage chunk: no choices, and the usage.
 const MEMBERS: &str = r#""choices":[],"usage":{"#;
+/// The part of it that every chunk has.
+const CHOICES: &str = r#""choices":["#;
+/// The member that may follow the usage.
+const PADDING: &[u8] = br#","obfuscation":""#;
 /// Names that make it something else: of a repeated member the last one counts, and an error is no
 /// report of usage.
 const OTHERS: [&str; 4] = [r#""choices""#, r#""usage""#, r#""error""#, r#""base_resp""#];
@@ -29,13 +38,47 @@ pub(super) fn is_plain(chunk: &[u8]) -> bool {
         return false;
     };
     let (before, after) = (&chunk[..found], &chunk[found + MEMBERS.len()..]);
-    // Without an escape every quote begins or ends a string, so that what is found are names; and
-    // before an object or a list has begun they are names of the chunk itself.
-    let is_at_top = before.first() == Some(&b'{')
-        && memchr::memchr3(b'{', b'[', b'\\', &before[1..]).is_none()
-        && memchr::memchr(b'\\', after).is_none();
-    let occurs = |other: &Finder<'_>| other.find(before).or_else(|| other.find(after)).is_some();
-    is_at_top && !finders.others.iter().any(occurs)
+    finders.are_plain(before) && memchr::memchr(b'\\', after).is_none() && !finders.others_in(after)
+}
+
+/// Returns the usage if that is all the chunk reports, written as OpenAI does, and it begins as
+/// `known` does, the beginning of a valid chunk. `None` says nothing.
+pub(super) fn read(chunk: &[u8], known: &[u8]) -> Option<Usage> {
+    let finders = &*FINDERS;
+    let found = finders.members.find(chunk)?;
+    let common = found + CHOICES.len();
+    if known.get(..common)? != &chunk[..common] || !finders.are_plain(&chunk[..found]) {
+        return None;
+    }
+    // The brace belongs to the usage.
+    let (usage, rest) = plain_usage::read(&chunk[found + MEMBERS.len() - 1..])?;
+    let rest = match rest.strip_prefix(PADDING) {
+        Some(padding) => {
+            let (padding, rest) = padding.split_at(json::string_inside_len(padding)?);
+            let rest = rest.strip_prefix(b"\"")?;
+            json::is_string_inside(padding).then_some(rest)?
+        }
+        None => rest,
+    };
+    (rest == b"}").then_some(usage)
+}
+
+impl Finders {
+    /// Whether the members that a chunk begins with hold neither objects, lists nor escapes, and
+    /// none of [`OTHERS`].
+    fn are_plain(&self, members: &[u8]) -> bool {
+        // Without an escape every quote begins or ends a string, so that what is found are names;
+        // and before an object or a list has begun they are names of the chunk itself.
+        members.first() == Some(&b'{')
+            && memchr::memchr3(b'{', b'[', b'\\', &members[1..]).is_none()
+            && !self.others_in(members)
+    }
+
+    fn others_in(&self, members: &[u8]) -> bool {
+        self.others
+            .iter()
+            .any(|other| other.find(members).is_some())
+    }
 }
 
 #[cfg(test)]
@@ -51,6 +94,32 @@ mod tests {
         ] {
             assert!(is_plain(chunk.as_bytes()), "{chunk}");
             assert!(is_parsed_usage_chunk(chunk.as_bytes()), "{chunk}");
+        }
+    }
+
+    #[test]
+    fn plain_usage_is_read_after_a_known_beginning() {
+        const KNOWN: &[u8] = br#"{"id":"chatcmpl-1","model":"m","choices":[{"index":0,"#;
+        let read = |chunk: &str| read(chunk.as_bytes(), KNOWN).map(Usage::to_responses);
+        let usage = r#"{"prompt_tokens":19,"completion_tokens":10,"total_tokens":29}"#;
+        for rest in ["", r#","obfuscation":"""#, r#","obfuscation":"x\"y""#] {
+            let chunk =
+                format!(r#"{{"id":"chatcmpl-1","model":"m","choices":[],"usage":{usage}{rest}}}"#);
+            let parsed =
+                Usage::parse(serde_json::from_str(usage).unwrap()).map(Usage::to_responses);
+            assert!(parsed.is_some());
+            assert_eq!(read(&chunk), parsed, "{chunk}");
+            assert!(is_parsed_usage_chunk(chunk.as_bytes()), "{chunk}");
+        }
+        for chunk in [
+            r#"{"id":"chatcmpl-2","model":"m","choices":[],"usage":USAGE}"#,
+            r#"{"id":"chatcmpl-1","model":"m","choices":[],"usage":USAGE,"error":{}}"#,
+            r#"{"id":"chatcmpl-1","model":"m","choices":[],"usage":USAGE,"obfuscation":"x}"#,
+            r#"{"id":"chatcmpl-1","model":"m","choices":[],"usage":USAGE"#,
+            r#"{"id":"chatcmpl-1","model":"m","choices":[],"usage":USAGE} "#,
+            r#"{"id":"chatcmpl-1","model":"m","choices":[{"index":0}],"usage":USAGE}"#,
+        ] {
+            assert_eq!(read(&chunk.replace("USAGE", usage)), None, "{chunk}");
         }
     }
 
