@@ -19,6 +19,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::frame::{FrameError, read_frame, write_frame};
 use crate::handshake::{Secret, connect};
+use crate::lazy_timeout::LazyTimeout;
 use crate::message::{
     ANSWER_BYTES, Answer, Arrived, HEARTBEAT, KeyAnswer, Request, owner_name, write_control,
 };
@@ -323,9 +324,10 @@ async fn receive_parts<S: AsyncRead + AsyncWrite + Unpin>(
 ) -> Result<(), FrameError> {
     let mut reading = BufReader::new(reading);
     let mut body = Vec::new();
+    let mut silence = LazyTimeout::new(LOST);
     loop {
-        let read = timeout(LOST, read_frame(&mut reading, ANSWER_BYTES, &mut body)).await;
-        let kind = read.map_err(|_| FrameError::Timeout)??;
+        let read = read_frame(&mut reading, ANSWER_BYTES, &mut body);
+        let kind = silence.run(read).await.ok_or(FrameError::Timeout)??;
         let part = match Arrived::read(kind, &body)? {
             Arrived::Heartbeat => continue,
             Arrived::Records(batch) => RemotePart::Records(batch),

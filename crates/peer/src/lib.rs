@@ -37,7 +37,9 @@
 mod client;
 mod frame;
 mod handshake;
+mod lazy_timeout;
 mod message;
+mod movable;
 mod network;
 mod server;
 mod socket_path;

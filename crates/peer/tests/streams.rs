@@ -299,3 +299,42 @@ async fn stream_goes_on_at_its_position_on_another_connection() {
     }
     assert_eq!(next, generation.tail().unwrap().next);
 }
+
+#[test]
+fn log_is_sent_by_the_runtime_that_writes_it_until_the_drain() {
+    let mut worker = tokio::runtime::Builder::new_multi_thread();
+    let worker = worker.worker_threads(1).enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let world = World::new(PATIENCE);
+        let writing = world.writing.clone();
+        let start = async move { writing.start(TestEngine::request(CHAT)).await.unwrap() };
+        let started = worker.spawn(start).await.unwrap();
+        let generation = started.guard.generation().clone();
+        let call = world.upstream.call().await;
+        let tasks = || worker.metrics().num_alive_tasks();
+        let before = tasks();
+        let id = &generation.meta().id;
+        let there = world.read(id, Dialect::Responses).await;
+        assert_eq!(tasks(), before + 1);
+        world.writer.registry().begin_drain(false);
+        // Workers end before the last readers do.
+        let (_, other, _) = engine(PATIENCE, Some(Arc::new(AtPeer(world.client.clone()))));
+        let copy = other.find(id, &Owner::Anonymous).await.unwrap();
+        assert_eq!(tasks(), before + 1);
+        let here = Reader::new(copy.attach(), 0, Dialect::Responses);
+        say(&call, 20);
+        call.finish("stop").done().end(BodyEnd::Clean);
+        let own = all(Reader::new(generation.attach(), 0, Dialect::Responses)).await;
+        assert!(all(there).await == own, "a reader from the worker differs");
+        assert!(
+            all(here).await == own,
+            "a reader from the main thread differs"
+        );
+        until("the connections end", || world.connections.is_empty()).await;
+    });
+    worker.shutdown_background();
+}

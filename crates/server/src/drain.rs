@@ -5,10 +5,12 @@ use std::net::TcpListener;
 use std::time::Duration;
 
 use actix_web::dev::ServerHandle;
+use futures::future::join_all;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
 
 use crate::descriptors::refuse_waiting;
 use crate::service::Shared;
@@ -32,6 +34,9 @@ const LAST_REQUESTS_BESIDE_SUCCESSOR: Duration = Duration::from_secs(5);
 /// The time between two looks at what still runs.
 const CHECK: Duration = Duration::from_millis(50);
 
+/// The time in which readers in other processes get the last records.
+pub(crate) const LAST_RECORDS: Duration = Duration::from_secs(2);
+
 /// SIGINT and SIGTERM.
 #[derive(Debug)]
 pub(crate) struct Signals {
@@ -52,6 +57,8 @@ pub(crate) struct Drain {
     /// Accepts connections from a copy of that socket.
     pub(crate) watch: AbortHandle,
     pub(crate) takeover: Option<TakeoverSocket>,
+    /// The connections of other processes.
+    pub(crate) readers: Vec<TaskTracker>,
 }
 
 // === impl Signals ===
@@ -141,6 +148,8 @@ impl Drain {
         self.shared.engine.drain(left).await;
         let left = timeout.saturating_sub(start.elapsed());
         self.shared.webhooks.finish(left.max(LAST_WEBHOOKS)).await;
+        // Some are served by the workers, which end here.
+        wait_for(&self.readers).await;
         self.clients.stop(true).await;
     }
 
@@ -169,6 +178,15 @@ impl Drain {
             }
         }
     }
+}
+
+/// Waits until readers in other processes have got the last records.
+pub(crate) async fn wait_for(readers: &[TaskTracker]) {
+    let last = join_all(readers.iter().map(|connections| {
+        connections.close();
+        connections.wait()
+    }));
+    let _ = tokio::time::timeout(LAST_RECORDS, last).await;
 }
 
 async fn successor(takeover: Option<&TakeoverSocket>) -> Handover {

@@ -2,10 +2,8 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use actix_web::dev::{Server, ServerHandle};
-use futures::future::join_all;
 use secrecy::SecretString;
 use tokenwire_core::engine::GenerationSource;
 use tokenwire_core::log::LogStore;
@@ -26,7 +24,7 @@ use crate::auth::{
 use crate::cluster::{Cluster, ClusterDeliveries, ClusterSource};
 use crate::config::schema::Config;
 use crate::descriptors::refuse_without_descriptors;
-use crate::drain::{Drain, Signals};
+use crate::drain::{self, Drain, LAST_RECORDS, Signals};
 use crate::health_check::check_upstreams;
 use crate::limits::{Limits, Unsettled};
 use crate::listeners::{Inherited, Listeners, Sockets, handover_path};
@@ -49,9 +47,6 @@ use crate::watch_rules::watch_of;
 
 /// Bytes of requests that the embedded simulator keeps for its `/requests`.
 const RECORDED_BYTES: usize = 1024 * 1024;
-
-/// The time in which readers in other processes get the last records.
-const LAST_RECORDS: Duration = Duration::from_secs(2);
 
 /// A gateway that listens but does not serve yet.
 pub struct Gateway {
@@ -263,10 +258,10 @@ impl Gateway {
             return Ok((&mut serving).await.map_err(std::io::Error::other)??);
         }
         // The readers that leave the predecessor read its streams here.
-        let peers: Vec<_> = peers
+        let (readers, accepting): (Vec<_>, Vec<_>) = peers
             .into_iter()
             .map(|server| (server.connections(), tokio::spawn(server.run())))
-            .collect();
+            .unzip();
         let member = match shared.cluster.clone() {
             Some(cluster) => {
                 let sweep = cluster.clone();
@@ -317,6 +312,7 @@ impl Gateway {
             listener: (!sockets.inherited).then_some(sockets.clients),
             watch: watch.abort_handle(),
             takeover,
+            readers: readers.clone(),
         };
         let drain = tokio::spawn(drain.run(signals));
         let checks = tokio::spawn(check_upstreams(reloader.upstreams()));
@@ -351,17 +347,10 @@ impl Gateway {
             handle.stop(false).await;
             serving.abort();
         }
-        // Readers in other processes get the last records.
-        let last = join_all(
-            peers
-                .into_iter()
-                .map(|(connections, accepting)| async move {
-                    accepting.abort();
-                    connections.close();
-                    connections.wait().await;
-                }),
-        );
-        let _ = tokio::time::timeout(LAST_RECORDS, last).await;
+        for accepting in accepting {
+            accepting.abort();
+        }
+        drain::wait_for(&readers).await;
         if let (Some(member), Some(cluster)) = (member, &shared.cluster) {
             member.abort();
             cluster.last_deliveries(LAST_RECORDS).await;

@@ -167,6 +167,7 @@ impl Engine {
         };
         let stores = self.held_stores();
         let upstream = self.upstream.clone();
+        generation.runs_here();
         self.tasks.spawn(Box::pin(async move {
             let source = Box::new(Source::Adopted(adopted));
             let rest = drive(&mut writer, &mut records, upstream, source).await;

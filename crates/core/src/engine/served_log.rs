@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use tokio::runtime::Handle;
 
 use super::directory::KeyedHere;
 use super::{Located, SharedEngine, StoredSource};
@@ -21,6 +22,9 @@ pub struct ServedLog {
     pub stored: StoredLog,
     /// The response object, if the records are not kept any more.
     pub object: Option<Bytes>,
+    /// The runtime that writes it, where it is best read. `None` if none does, or if it may end
+    /// before the reader.
+    pub runtime: Option<Handle>,
 }
 
 /// What this process knows of an idempotency key.
@@ -83,7 +87,13 @@ impl SharedEngine {
             None => self.serve_replica(id).await?,
         };
         // It may have been deleted while it was read.
-        let served = own.map(ServedLog::new);
+        let served = own.map(|own| ServedLog {
+            runtime: own
+                .runtime()
+                .filter(|_| !self.registry.is_draining())
+                .cloned(),
+            ..ServedLog::new(own)
+        });
         Ok(served.filter(|served| !served.generation.is_deleted()))
     }
 
@@ -164,6 +174,7 @@ impl ServedLog {
             generation,
             stored,
             object,
+            runtime: None,
         }
     }
 }

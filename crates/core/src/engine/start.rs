@@ -289,6 +289,7 @@ impl Engine {
         } else {
             self.answer_source(&generation, &plan.work.request, freshness)
         };
+        generation.runs_here();
         if let Some(metered) = &metered {
             metered.started(&generation);
         }

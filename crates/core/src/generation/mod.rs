@@ -57,11 +57,12 @@ pub use write_lease::WriteLease;
 pub(crate) use writer::Writer;
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
+use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
 use crate::dialect::{self, ItemIndex, View};
@@ -110,6 +111,8 @@ pub struct Generation {
     /// Whether it was deleted, or is being deleted: other processes get nothing of it.
     deleted: AtomicBool,
     pending_end: Mutex<Option<Box<PendingEnd>>>,
+    /// The runtime of its driver.
+    runtime: OnceLock<Handle>,
     account: Account,
     holdings: Mutex<Holdings>,
 }
@@ -153,6 +156,7 @@ impl Generation {
             fenced: AtomicBool::new(false),
             deleted: AtomicBool::new(false),
             pending_end: Mutex::new(None),
+            runtime: OnceLock::new(),
             account: holdings.account().clone(),
             holdings: Mutex::new(holdings),
         });
@@ -177,6 +181,16 @@ impl Generation {
     #[must_use]
     pub fn log(&self) -> &Arc<LogTail> {
         &self.log
+    }
+
+    /// The runtime that writes it, if this process does.
+    pub(crate) fn runtime(&self) -> Option<&Handle> {
+        self.runtime.get()
+    }
+
+    /// Notes that the current runtime writes it.
+    pub(crate) fn runs_here(&self) {
+        let _ = self.runtime.set(Handle::current());
     }
 
     /// The upstream's response before the first token.
