@@ -15,6 +15,8 @@
 //!
 //! * One connection carries one request. A stream is read over a connection of its own, so a reader
 //!   that does not keep up holds back nothing but this connection.
+//! * A connection is accepted by the runtime that [`Server`] runs on. A stream is sent by the runtime
+//!   that writes it, so that no record wakes another thread.
 //! * Both sides know a secret, which the connection does not carry. On one machine it is a file that
 //!   only the owner can read. Nodes have it in their configuration.
 //! * Each side's nonce announces the versions of logs that it reads and writes, in bytes that older

@@ -56,9 +56,10 @@ pub(crate) fn test(context: &Context<'_>) -> Result<Outcome, Error> {
             .args(["nextest", "run", "--workspace"])
             .args(context.rest);
         if std::env::var_os(THREADS).is_none() {
-            // Most tests wait for a process, a timeout or a disk most of the time.
+            // Most tests wait for a process, a timeout or a disk most of the time: with two for each
+            // core, half of two cores was idle.
             let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
-            command.env(THREADS, (2 * cores).to_string());
+            command.env(THREADS, (3 * cores).to_string());
         }
         if matches!(context.tier, Tier::Ci | Tier::Full) && std::env::var_os(SEEDS).is_none() {
             // The step `simulation` of these tiers runs the same seeds, and many more.

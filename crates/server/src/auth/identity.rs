@@ -30,7 +30,7 @@ pub struct Identity {
     /// Ends what the ticket has open.
     of_ticket: Option<Arc<Revocation>>,
     /// The counters of what it uses, once they were looked up.
-    client: Option<ClientMeter>,
+    client: Option<Arc<ClientMeter>>,
 }
 
 // === impl Identity ===
@@ -136,17 +136,17 @@ impl Identity {
     }
 
     /// Looks up its counters, for the request that it sent.
-    pub(crate) fn look_up(&mut self, limits: &Arc<Limits>) -> Option<&ClientMeter> {
-        self.client = self.client(limits);
+    pub(crate) fn look_up(&mut self, limits: &Arc<Limits>) -> Option<&Arc<ClientMeter>> {
+        self.client = self.client(limits).map(Arc::new);
         self.client.as_ref()
     }
 
     /// Returns what admits the generations that it starts.
     pub(crate) fn meter(&self, limits: &Arc<Limits>) -> Option<Arc<dyn Meter>> {
         let known = self.client.clone();
-        let client = known.or_else(|| self.client(limits))?;
+        let client = known.or_else(|| self.client(limits).map(Arc::new))?;
         if self.key.is_none() && self.ticket.is_none() {
-            return Some(Arc::new(client));
+            return Some(client);
         }
         Some(Arc::new(CredentialMeter {
             key: self.key.clone(),
@@ -246,7 +246,7 @@ struct CredentialMeter {
     key: Option<Arc<Key>>,
     ticket: Option<Arc<Ticket>>,
     revocation: Option<Arc<Revocation>>,
-    client: ClientMeter,
+    client: Arc<ClientMeter>,
 }
 
 /// A generation that a credential started.

@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use foldhash::fast::RandomState;
+
 use super::key::{Key, Rights};
 use crate::config::auth::Role;
 use crate::key_hash::KeyHash;
@@ -12,7 +14,7 @@ use crate::key_hash::KeyHash;
 /// A key is looked up by a part of its hash, and then compared in constant time. How long the lookup
 /// takes tells something of the hash only.
 #[derive(Debug, Default)]
-pub(super) struct Keyring(HashMap<u64, Vec<Arc<Key>>>);
+pub(super) struct Keyring(HashMap<u64, Vec<Arc<Key>>, RandomState>);
 
 impl Keyring {
     /// Makes a ring of keys with these rights. Those that `earlier` has too stay the same keys. Of

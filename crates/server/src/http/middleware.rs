@@ -134,7 +134,7 @@ pub async fn request_middleware(
             request.extensions_mut().insert(identity);
         }
         Ok(None) if service.auth.is_none() && request.path().starts_with("/v1/") => {
-            limited = service.limits.anonymous();
+            limited = service.limits.anonymous().map(Arc::new);
         }
         Ok(None) => {}
         Err(error) if refusal.is_none() && closes_socket(&request, &error) => {
@@ -143,8 +143,8 @@ pub async fn request_middleware(
         Err(error) => refusal = refusal.or(Some(error)),
     }
     let has_cookies = service.auth.is_some();
-    let limited = limited.filter(ClientMeter::is_limited);
-    let limited = limited.as_ref();
+    let limited = limited.filter(|client| client.is_limited());
+    let limited = limited.as_deref();
     let server = &service.config.server;
     let late = limit_body(&mut request, server.body_timeout, server.min_body_rate);
     let mut response = match refusal {

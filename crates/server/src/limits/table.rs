@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
+use foldhash::fast::RandomState;
 use parking_lot::{Mutex, RwLock};
 use tokenwire_core::model::error::{ApiError, ErrorCode};
 use tokenwire_core::model::id::Owner;
@@ -33,7 +34,7 @@ const SWEEP: u32 = 60;
 #[derive(Debug)]
 pub struct Limits {
     settings: RwLock<Arc<LimitSettings>>,
-    subjects: Mutex<HashMap<SubjectId, Arc<Subject>>>,
+    subjects: Mutex<HashMap<SubjectId, Arc<Subject>, RandomState>>,
     usage: Mutex<UsageTable>,
     refusals: Refusals,
     totals: Totals,

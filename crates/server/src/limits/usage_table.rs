@@ -4,6 +4,7 @@ use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use foldhash::fast::RandomState;
 use serde::{Deserialize, Serialize};
 use tokenwire_core::model::id::Owner;
 use tokenwire_core::model::usage::TokenUsage;
@@ -55,7 +56,7 @@ struct Row {
 /// All usage of the last two months.
 #[derive(Debug, Default)]
 pub(super) struct UsageTable {
-    rows: HashMap<RowKey, Row>,
+    rows: HashMap<RowKey, Row, RandomState>,
     changed: Vec<RowKey>,
     records: u64,
     swept: Day,

@@ -1,26 +1,41 @@
 //! Reads usage as OpenAI writes it, in one pass and without allocating: nearly every answer has
 //! it, and each request with limits is charged by it.
 
-use super::usage::Usage;
+/// Usage as OpenAI writes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct PlainUsage {
+    pub(super) input: u64,
+    pub(super) output: u64,
+    pub(super) total: u64,
+    pub(super) cached: Option<u64>,
+    pub(super) reasoning: Option<u64>,
+}
 
 /// Maximum digits of a figure. Longer ones are left to the parser.
 const MAX_DIGITS: usize = 18;
 
 /// Reads the usage object that `json` begins with, and returns it with what follows. `None` says
-/// nothing: the object is malformed, or has spaces, other members or none of the figures.
-pub(super) fn read(json: &[u8]) -> Option<(Usage, &[u8])> {
-    let mut usage = Usage::default();
+/// nothing: the object is malformed, or has spaces, other members or too few of the figures.
+pub(super) fn read(json: &[u8]) -> Option<(PlainUsage, &[u8])> {
+    let (mut input, mut output, mut total) = (None, None, None);
+    let (mut cached, mut reasoning) = (None, None);
     let mut scanner = Scanner { rest: json };
     scanner.object(|scanner, name| match name {
-        b"prompt_tokens" => scanner.figure(&mut usage.input),
-        b"completion_tokens" => scanner.figure(&mut usage.output),
-        b"total_tokens" => scanner.figure(&mut usage.total),
-        b"prompt_tokens_details" => scanner.details(&mut usage.cached, b"cached_tokens"),
-        b"completion_tokens_details" => scanner.details(&mut usage.reasoning, b"reasoning_tokens"),
+        b"prompt_tokens" => scanner.figure(&mut input),
+        b"completion_tokens" => scanner.figure(&mut output),
+        b"total_tokens" => scanner.figure(&mut total),
+        b"prompt_tokens_details" => scanner.details(&mut cached, b"cached_tokens"),
+        b"completion_tokens_details" => scanner.details(&mut reasoning, b"reasoning_tokens"),
         _ => None,
     })?;
-    let is_complete = usage.input.is_some() && usage.output.is_some() && usage.total.is_some();
-    is_complete.then_some((usage, scanner.rest))
+    let usage = PlainUsage {
+        input: input?,
+        output: output?,
+        total: total?,
+        cached,
+        reasoning,
+    };
+    Some((usage, scanner.rest))
 }
 
 struct Scanner<'a> {
@@ -119,10 +134,10 @@ mod tests {
             let (usage, left) = read(text.as_bytes()).unwrap();
             let (input, output, total, cached, reasoning) = expected;
             assert_eq!(left, rest.as_bytes());
-            let expected = Usage {
-                input: Some(input),
-                output: Some(output),
-                total: Some(total),
+            let expected = PlainUsage {
+                input,
+                output,
+                total,
                 cached,
                 reasoning,
             };

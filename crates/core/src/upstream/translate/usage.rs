@@ -3,18 +3,18 @@
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::plain_usage;
+use super::plain_usage::{self, PlainUsage};
 use crate::model::json::Members;
 use crate::model::usage::TokenUsage;
 
 /// The usage of a stream, with the details that both APIs have.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Usage {
-    pub(super) input: Option<u64>,
-    pub(super) output: Option<u64>,
-    pub(super) total: Option<u64>,
-    pub(super) cached: Option<u64>,
-    pub(super) reasoning: Option<u64>,
+    input: Option<u64>,
+    output: Option<u64>,
+    total: Option<u64>,
+    cached: Option<u64>,
+    reasoning: Option<u64>,
 }
 
 #[derive(Serialize)]
@@ -95,6 +95,18 @@ const REASONING: &[&str] = &[
     "reasoning",
 ];
 
+impl From<PlainUsage> for Usage {
+    fn from(plain: PlainUsage) -> Self {
+        Self {
+            input: Some(plain.input),
+            output: Some(plain.output),
+            total: Some(plain.total),
+            cached: plain.cached,
+            reasoning: plain.reasoning,
+        }
+    }
+}
+
 /// The members of a usage object.
 struct Figures<'a>(Members<'a>);
 
@@ -162,7 +174,7 @@ impl Usage {
     /// Reads a usage object in any known spelling. Returns `None` if it has no figures.
     pub(crate) fn parse(raw: &RawValue) -> Option<Self> {
         if let Some((usage, [])) = plain_usage::read(raw.get().as_bytes()) {
-            return Some(usage);
+            return Some(usage.into());
         }
         let figures = Figures::read(raw);
         Self::of(&figures).or_else(|| Self::of(&figures.object(NESTED)))

@@ -38,16 +38,20 @@ pub(super) fn is_plain(chunk: &[u8]) -> bool {
         return false;
     };
     let (before, after) = (&chunk[..found], &chunk[found + MEMBERS.len()..]);
-    finders.are_plain(before) && memchr::memchr(b'\\', after).is_none() && !finders.others_in(after)
+    let is_other = |other: &Finder<'_>| other.find(before).or_else(|| other.find(after)).is_some();
+    are_flat(before)
+        && memchr::memchr(b'\\', after).is_none()
+        && !finders.others.iter().any(is_other)
 }
 
 /// Returns the usage if that is all the chunk reports, written as OpenAI does, and it begins as
-/// `known` does, the beginning of a valid chunk. `None` says nothing.
+/// `known` does, the beginning of a valid chunk of a delta. `None` says nothing.
 pub(super) fn read(chunk: &[u8], known: &[u8]) -> Option<Usage> {
     let finders = &*FINDERS;
     let found = finders.members.find(chunk)?;
     let common = found + CHOICES.len();
-    if known.get(..common)? != &chunk[..common] || !finders.are_plain(&chunk[..found]) {
+    // What the known chunk began with was no error, nor would it be one here.
+    if known.get(..common)? != &chunk[..common] || !are_flat(&chunk[..found]) {
         return None;
     }
     // The brace belongs to the usage.
@@ -60,25 +64,14 @@ pub(super) fn read(chunk: &[u8], known: &[u8]) -> Option<Usage> {
         }
         None => rest,
     };
-    (rest == b"}").then_some(usage)
+    (rest == b"}").then(|| usage.into())
 }
 
-impl Finders {
-    /// Whether the members that a chunk begins with hold neither objects, lists nor escapes, and
-    /// none of [`OTHERS`].
-    fn are_plain(&self, members: &[u8]) -> bool {
-        // Without an escape every quote begins or ends a string, so that what is found are names;
-        // and before an object or a list has begun they are names of the chunk itself.
-        members.first() == Some(&b'{')
-            && memchr::memchr3(b'{', b'[', b'\\', &members[1..]).is_none()
-            && !self.others_in(members)
-    }
-
-    fn others_in(&self, members: &[u8]) -> bool {
-        self.others
-            .iter()
-            .any(|other| other.find(members).is_some())
-    }
+/// Whether the members that a chunk begins with hold neither objects, lists nor escapes.
+fn are_flat(members: &[u8]) -> bool {
+    // Without an escape every quote begins or ends a string, so that what is found are names; and
+    // before an object or a list has begun they are names of the chunk itself.
+    members.first() == Some(&b'{') && memchr::memchr3(b'{', b'[', b'\\', &members[1..]).is_none()
 }
 
 #[cfg(test)]
