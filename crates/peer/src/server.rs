@@ -285,8 +285,8 @@ async fn receive<S: AsyncRead + AsyncWrite + Unpin>(
         .map_err(|_| FrameError::Timeout)?
 }
 
-/// As [`respond`]; a log is sent by the runtime that writes it. That saves a wake-up of another
-/// thread for each record, and is half of what a reader elsewhere costs this process.
+/// As [`respond`]; a log is sent by the runtime that writes it, which saves a wake-up of another
+/// thread for each record.
 async fn respond_there<S: Movable>(
     stream: S,
     request: Request,

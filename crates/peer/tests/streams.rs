@@ -338,3 +338,17 @@ fn log_is_sent_by_the_runtime_that_writes_it_until_the_drain() {
     });
     worker.shutdown_background();
 }
+
+#[tokio::test]
+async fn stream_that_has_ended_needs_no_runtime_of_its_own() {
+    let world = World::new(PATIENCE);
+    let (generation, call) = world.start().await;
+    let id = &generation.meta().id;
+    let serve = || async { world.writer.serve(id).await.unwrap().unwrap() };
+    assert!(serve().await.runtime.is_some());
+    call.token("x");
+    call.finish("stop").done().end(BodyEnd::Clean);
+    assert!(timeout(PATIENCE, generation.ended()).await.is_ok());
+    // The worker that wrote it may have ended, too.
+    assert!(serve().await.runtime.is_none());
+}

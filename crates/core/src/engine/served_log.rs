@@ -22,8 +22,8 @@ pub struct ServedLog {
     pub stored: StoredLog,
     /// The response object, if the records are not kept any more.
     pub object: Option<Bytes>,
-    /// The runtime that writes it, where it is best read. `None` if none does, or if it may end
-    /// before the reader.
+    /// The runtime that writes it, where it is best read. `None` if none does any more, or if it may
+    /// end before the reader.
     pub runtime: Option<Handle>,
 }
 
@@ -87,12 +87,11 @@ impl SharedEngine {
             None => self.serve_replica(id).await?,
         };
         // It may have been deleted while it was read.
-        let served = own.map(|own| ServedLog {
-            runtime: own
-                .runtime()
-                .filter(|_| !self.registry.is_draining())
-                .cloned(),
-            ..ServedLog::new(own)
+        let served = own.map(|own| {
+            let served = ServedLog::new(own);
+            let stays = !served.stored.sealed && !self.registry.is_draining();
+            let runtime = served.generation.runtime().filter(|_| stays).cloned();
+            ServedLog { runtime, ..served }
         });
         Ok(served.filter(|served| !served.generation.is_deleted()))
     }

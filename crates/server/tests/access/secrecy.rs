@@ -200,9 +200,18 @@ const TICKET_SECRET: &str = "MarkedTicketSecret-0123456789-0123456789";
 const TOKEN_SECRET: &[u8] = b"MarkedTokenSecret-0123456789-0123456789";
 const HOST: &str = "chat.example.com";
 
-/// Parts of credentials that may stand nowhere.
-const MARKS: [&str; 7] = [
-    "Marked", "TWFya2Vk", "tkt_", "__Host-", "sk-tw-", "whsec_", "eyJ",
+/// Parts of credentials that may stand nowhere. The last three are how header and claims of a token
+/// begin; the `eyJ` that all of it begins with occurs in random ids.
+const MARKS: [&str; 9] = [
+    "Marked",
+    "TWFya2Vk",
+    "tkt_",
+    "__Host-",
+    "sk-tw-",
+    "whsec_",
+    "eyJhbGciOi",
+    "eyJhdWQiOi",
+    "eyJpc3MiOi",
 ];
 
 /// Returns a token of the issuer in the configuration.
