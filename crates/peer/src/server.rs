@@ -294,19 +294,16 @@ async fn respond_there<S: Movable>(
     version: u8,
     connections: &TaskTracker,
 ) -> Result<(), FrameError> {
-    let Request::Open { id, from } = request else {
-        return respond(stream, request, engine, version).await;
-    };
-    let served = match open(engine, &id).await {
-        Ok(served) => served,
+    let (served, from) = match handle(request, engine).await {
+        Ok(asked) => asked,
         Err(answer) => return write_answer(stream, &answer).await,
     };
     let here = Handle::current().id();
     let Some(runtime) = served.runtime.clone().filter(|there| there.id() != here) else {
-        return send_log(stream, served, Seq(from), version).await;
+        return send_log(stream, served, from, version).await;
     };
     let socket = stream.into_socket()?;
-    let sending = async move { send_log(S::of(socket)?, served, Seq(from), version).await };
+    let sending = async move { send_log(S::of(socket)?, served, from, version).await };
     let sent = connections.spawn_on(sending, &runtime).await;
     // The runtime may end, and with it the generation.
     sent.map_err(io::Error::other)?
@@ -321,19 +318,10 @@ async fn respond<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
-    let answer = match request {
-        Request::Open { id, from } => match open(engine, &id).await {
-            Ok(served) => return send_log(stream, served, Seq(from), version).await,
-            Err(answer) => answer,
-        },
-        Request::Has { id } => engine.has(&id).await.map_or(Answer::Failed, Answer::Has),
-        Request::Key { owner, key } => {
-            let known = engine.served_key(&owner_of(owner), &key).await;
-            known.map_or(Answer::Failed, |known| Answer::Key(known.into()))
-        }
-        Request::Delete { id } => delete(engine, &id).await,
-    };
-    write_answer(stream, &answer).await
+    match handle(request, engine).await {
+        Ok((served, from)) => send_log(stream, served, from, version).await,
+        Err(answer) => write_answer(stream, &answer).await,
+    }
 }
 
 async fn write_answer<S>(mut stream: S, answer: &Answer) -> Result<(), FrameError>
@@ -344,13 +332,21 @@ where
     written.map_err(|_| FrameError::Timeout)?
 }
 
-/// Returns a log to be sent, or the answer if there is none.
-async fn open(engine: &SharedEngine, id: &GenerationId) -> Result<ServedLog, Answer> {
-    match engine.serve(id).await {
-        Ok(Some(served)) => Ok(served),
-        Ok(None) => Err(Answer::Gone),
-        Err(_) => Err(Answer::Failed),
-    }
+/// Returns the log that is to be sent, and from which number on; to any other request the answer.
+async fn handle(request: Request, engine: &SharedEngine) -> Result<(ServedLog, Seq), Answer> {
+    Err(match request {
+        Request::Open { id, from } => match engine.serve(&id).await {
+            Ok(Some(served)) => return Ok((served, Seq(from))),
+            Ok(None) => Answer::Gone,
+            Err(_) => Answer::Failed,
+        },
+        Request::Has { id } => engine.has(&id).await.map_or(Answer::Failed, Answer::Has),
+        Request::Key { owner, key } => {
+            let known = engine.served_key(&owner_of(owner), &key).await;
+            known.map_or(Answer::Failed, |known| Answer::Key(known.into()))
+        }
+        Request::Delete { id } => delete(engine, &id).await,
+    })
 }
 
 async fn delete(engine: &SharedEngine, id: &GenerationId) -> Answer {

@@ -88,10 +88,11 @@ impl SharedEngine {
         };
         // It may have been deleted while it was read.
         let served = own.map(|own| {
-            let served = ServedLog::new(own);
-            let stays = !served.stored.sealed && !self.registry.is_draining();
-            let runtime = served.generation.runtime().filter(|_| stays).cloned();
-            ServedLog { runtime, ..served }
+            let mut served = ServedLog::new(own);
+            if !served.stored.sealed && !self.registry.is_draining() {
+                served.runtime = served.generation.runtime().cloned();
+            }
+            served
         });
         Ok(served.filter(|served| !served.generation.is_deleted()))
     }

@@ -11,6 +11,15 @@ pub(super) struct PlainUsage {
     pub(super) reasoning: Option<u64>,
 }
 
+/// Members of the details, of which each object may have any.
+const DETAILS: [&[u8]; 5] = [
+    b"cached_tokens",
+    b"reasoning_tokens",
+    b"audio_tokens",
+    b"accepted_prediction_tokens",
+    b"rejected_prediction_tokens",
+];
+
 /// Maximum digits of a figure. Longer ones are left to the parser.
 const MAX_DIGITS: usize = 18;
 
@@ -75,17 +84,26 @@ impl<'a> Scanner<'a> {
         figure.replace(self.number()?).is_none().then_some(())
     }
 
-    /// Reads details that occur once: the figure called `name`, and those that count nothing here.
+    /// Reads details that occur once. Of their figures, which may be `null`, the one called `name`
+    /// is kept.
     fn details(&mut self, figure: &mut Option<u64>, name: &[u8]) -> Option<()> {
         if figure.is_some() {
             return None;
         }
-        self.object(|scanner, member| match member {
-            _ if member == name => scanner.figure(figure),
-            b"audio_tokens" | b"accepted_prediction_tokens" | b"rejected_prediction_tokens" => {
-                scanner.number().map(drop)
+        self.object(|scanner, member| {
+            if !DETAILS.contains(&member) {
+                return None;
             }
-            _ => None,
+            let mut ignored = None;
+            let kept = if member == name {
+                &mut *figure
+            } else {
+                &mut ignored
+            };
+            match scanner.skip(b"null") {
+                Some(()) => kept.is_none().then_some(()),
+                None => scanner.figure(kept),
+            }
         })
     }
 
@@ -164,7 +182,8 @@ mod tests {
             r#"{"prompt_tokens": 1,"completion_tokens":2,"total_tokens":3}"#,
             r#"{"prompt_tokens":1,"completion_tokens":2,"total_tokens":3,"prompt_tokens_details":null}"#,
             r#"{"prompt_tokens":1,"completion_tokens":2,"total_tokens":3,"prompt_tokens_details":{}}"#,
-            r#"{"prompt_tokens":1,"completion_tokens":2,"total_tokens":3,"prompt_tokens_details":{"reasoning_tokens":1}}"#,
+            r#"{"prompt_tokens":1,"completion_tokens":2,"total_tokens":3,"prompt_tokens_details":{"text_tokens":1}}"#,
+            r#"{"prompt_tokens":1,"completion_tokens":2,"total_tokens":3,"prompt_tokens_details":{"cached_tokens":1,"cached_tokens":null}}"#,
             r#"{"prompt_tokens":1,"completion_tokens":2,"total_tokens":3,"prompt_tokens_details":{"cached_tokens":1},"prompt_tokens_details":{"cached_tokens":2}}"#,
         ] {
             assert_eq!(read(json.as_bytes()), None, "{json}");

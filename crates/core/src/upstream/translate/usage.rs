@@ -322,6 +322,9 @@ mod tests {
             r#"{"prompt_tokens":78,"completion_tokens":9,"total_tokens":87,"prompt_tokens_details":{"cached_tokens":4,"audio_tokens":0},"completion_tokens_details":{"reasoning_tokens":3,"audio_tokens":0,"accepted_prediction_tokens":0,"rejected_prediction_tokens":0}}"#,
             r#"{"completion_tokens":0,"prompt_tokens":0,"total_tokens":0}"#,
             r#"{"prompt_tokens":1,"completion_tokens":2,"total_tokens":9,"completion_tokens_details":{"reasoning_tokens":0}}"#,
+            r#"{"prompt_tokens":1,"completion_tokens":2,"total_tokens":3,"prompt_tokens_details":{"reasoning_tokens":5}}"#,
+            r#"{"prompt_tokens":1,"completion_tokens":2,"total_tokens":3,"completion_tokens_details":{"cached_tokens":5}}"#,
+            r#"{"prompt_tokens":1,"completion_tokens":2,"total_tokens":3,"prompt_tokens_details":{"cached_tokens":null}}"#,
         ] {
             assert!(plain_usage::read(raw.as_bytes()).is_some(), "{raw}");
             let usage = Usage::parse(serde_json::from_str(raw).unwrap()).unwrap();
