@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 
+use crate::cores::Cores;
 use crate::model_gateway::ModelGateway;
 use crate::request::{Route, Spec};
 use crate::scenario::{Name, Settings};
@@ -34,7 +35,7 @@ pub(crate) struct Cli {
     /// The process behind --url, for its CPU and memory, with its children
     #[arg(long)]
     pub(crate) pid: Vec<u32>,
-    /// A gateway as NAME=COMMAND; {port} and {upstream} are replaced, and OPENAI_BASE_URL is set
+    /// A gateway as NAME=COMMAND; {port}, {upstream} and {workers} are replaced, and OPENAI_BASE_URL is set
     #[arg(long, value_parser = parse_gateway)]
     pub(crate) gateway: Vec<(String, String)>,
     /// Only --url and --gateway, without the simulator beside them
@@ -47,9 +48,19 @@ pub(crate) struct Cli {
     /// Rounds; in each round the targets are measured in turn
     #[arg(long, default_value_t = 3)]
     pub(crate) rounds: usize,
+    /// Worker threads of the gateway, worker processes of nginx and nchan, threads of haproxy; several
+    /// numbers are measured one after the other. What a scenario does by default, it does per worker
+    #[arg(short, long, value_delimiter = ',', value_name = "N", default_value = "1", value_parser = parse_workers)]
+    pub(crate) workers: Vec<usize>,
+    /// Threads of the simulator; by default one for every two workers
+    #[arg(long, value_name = "N", value_parser = parse_workers)]
+    pub(crate) simulator_threads: Option<usize>,
     /// Streams at a time; connections of `short`, readers of `fanout`
     #[arg(short = 'n', long)]
     pub(crate) streams: Option<usize>,
+    /// Streams of one WebSocket on the route `lanes`
+    #[arg(long, default_value_t = 32)]
+    pub(crate) lanes: usize,
     /// Tokens per stream
     #[arg(long)]
     pub(crate) tokens: Option<u64>,
@@ -87,8 +98,13 @@ pub(crate) struct Cli {
     #[arg(long, value_name = "DIR")]
     pub(crate) from: Option<PathBuf>,
 
-    /// Do not pin; by default, with two or more cores, simulator and load run on the first core and
-    /// the process under test on the second
+    /// The cores of each party, such as `load=0 simulator=1-3 target=4-9`; one that is not named is
+    /// not pinned. By default, with two or more cores, simulator and load run on the first core and
+    /// the process under test on the second; several workers get a core each from the end, and the
+    /// simulator those in between
+    #[arg(long, value_name = "PARTY=LIST", conflicts_with = "no_pin")]
+    pub(crate) cpus: Option<Cores>,
+    /// Do not pin
     #[arg(long)]
     pub(crate) no_pin: bool,
     /// Use existing programs; by default, under `cargo run`, gateway and simulator are built first
@@ -138,6 +154,8 @@ EXAMPLES
   tokenwire-bench paced --peer nginx,haproxy -r chat,ws  SSE and WebSocket beside two proxies
   tokenwire-bench paced --peer litellm,smg,vllm-router   the same beside model gateways
   tokenwire-bench paced -t direct,nginx --rounds 5       the floor alone
+  tokenwire-bench paced --workers 1,2,4,6 --peer nginx   with more workers, on a machine with many cores
+  tokenwire-bench paced -r ws,lanes                      streams on sockets of their own and on lanes of shared ones
   tokenwire-bench open -n 4000 --peer nginx              memory per open stream
   tokenwire-bench fanout -n 500 --peer nchan             one stream to 500 readers
   tokenwire-bench paced --gateway 'old=/tmp/old/tokenwire --host 127.0.0.1 --port {port}'
@@ -173,6 +191,7 @@ impl Cli {
                 Name::Paced,
                 Name::Saturated,
                 Name::Short,
+                Name::ShortNew,
                 Name::Open,
                 Name::Fanout,
                 Name::Replay,
@@ -283,7 +302,7 @@ impl Cli {
 
     /// Returns the sizes of a scenario for this target: the options, or else the scenario's
     /// defaults, which are smaller for slow targets.
-    pub(crate) fn settings(&self, scenario: Name, kind: &Kind) -> Settings {
+    pub(crate) fn settings(&self, scenario: Name, kind: &Kind, workers: usize) -> Settings {
         let ms = Duration::from_millis;
         // streams, tokens, first token, between tokens, ramp, requests
         let (streams, tokens, ttft, tbt, ramp, requests) = match scenario {
@@ -291,20 +310,26 @@ impl Cli {
             // whole core.
             Name::Paced if *kind == LITELLM => (8, 250, ms(0), ms(20), ms(1000), 0),
             Name::Saturated if *kind == LITELLM => (4, 500, ms(0), ms(0), ms(0), 0),
-            Name::Short if *kind == LITELLM => (4, 5, ms(0), ms(0), ms(0), 200),
+            Name::Short | Name::ShortNew if *kind == LITELLM => (4, 5, ms(0), ms(0), ms(0), 200),
             Name::Open if *kind == LITELLM => (100, 2, ms(0), ms(0), ms(5000), 0),
             Name::Slow if self.scenario == Name::Results => (100, 250, ms(0), ms(20), ms(500), 0),
             Name::Bar | Name::Results | Name::Paced => (300, 500, ms(0), ms(20), ms(1000), 0),
             Name::Saturated => (32, 20_000, ms(0), ms(0), ms(0), 0),
-            Name::Short => (32, 5, ms(0), ms(0), ms(0), 20_000),
+            Name::Short | Name::ShortNew => (32, 5, ms(0), ms(0), ms(0), 20_000),
             Name::Fanout => (500, 500, ms(3000), ms(20), ms(0), 0),
             Name::Open => (4000, 2, ms(0), ms(0), ms(2000), 0),
             Name::Replay => (1, 10_000, ms(0), ms(0), ms(0), 20),
             Name::Slow => (100, 500, ms(0), ms(20), ms(500), 0),
             Name::Storm => (200, 500, ms(0), ms(10), ms(0), 0),
         };
+        // A replay is one reader after the other, however many workers there are.
+        let (streams, requests) = match scenario {
+            Name::Replay => (streams, requests),
+            _ => (streams * workers, requests * workers as u64),
+        };
         Settings {
             streams: self.streams.unwrap_or(streams).max(1),
+            lanes: self.lanes.max(1),
             spec: Spec {
                 tokens: self.tokens.unwrap_or(tokens).max(1),
                 first_token: self.ttft.unwrap_or(ttft),
@@ -328,12 +353,26 @@ impl Cli {
                 .any(|it| !self.kinds(it).iter().all(alone))
     }
 
+    /// Returns the largest number of workers to measure.
+    pub(crate) fn most_workers(&self) -> usize {
+        self.workers.iter().copied().max().unwrap_or(1)
+    }
+
+    /// Returns the number of threads of the simulator: one of them keeps up with two workers.
+    pub(crate) fn simulator_threads(&self) -> usize {
+        self.simulator_threads
+            .unwrap_or_else(|| self.most_workers().div_ceil(2))
+    }
+
     /// Returns the most sockets that one process needs: a proxy has two per stream.
     pub(crate) fn files_needed(&self) -> u64 {
         let most = self
             .scenarios()
             .into_iter()
-            .map(|scenario| self.settings(scenario, &Kind::Direct).streams)
+            .map(|scenario| {
+                self.settings(scenario, &Kind::Direct, self.most_workers())
+                    .streams
+            })
             .max()
             .unwrap_or(0);
         2 * most as u64 + 200
@@ -345,6 +384,13 @@ fn parse_gateway(text: &str) -> Result<(String, String), String> {
         .filter(|(name, command)| !name.is_empty() && command.contains("{port}"))
         .map(|(name, command)| (name.to_owned(), command.to_owned()))
         .ok_or_else(|| "expected NAME=COMMAND with {port} in the command".to_owned())
+}
+
+fn parse_workers(text: &str) -> Result<usize, String> {
+    text.parse()
+        .ok()
+        .filter(|workers| (1..=256).contains(workers))
+        .ok_or_else(|| format!("{text} is not a number of workers; expected 1 to 256"))
 }
 
 fn parse_duration(text: &str) -> Result<Duration, String> {
@@ -427,7 +473,7 @@ mod tests {
     fn options_override_the_sizes_of_slow_targets() {
         let streams = |arguments: &[&str], kind: &Kind| {
             let cli = Cli::parse_from(std::iter::once(&"tokenwire-bench").chain(arguments));
-            cli.settings(Name::Paced, kind).streams
+            cli.settings(Name::Paced, kind, 1).streams
         };
         assert_eq!(streams(&["paced"], &Kind::Nginx), 300);
         assert_eq!(streams(&["paced"], &LITELLM), 8);

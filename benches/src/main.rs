@@ -10,6 +10,7 @@
 
 mod cli;
 mod connection;
+mod cores;
 mod events;
 mod http;
 mod load;
@@ -37,6 +38,7 @@ use std::sync::atomic::AtomicBool;
 use clap::Parser;
 
 use crate::cli::{Cli, upstream_hint};
+use crate::cores::Cores;
 use crate::load::Load;
 use crate::measure::Run;
 use crate::report::{Record, Summary};
@@ -183,7 +185,7 @@ fn write_page(cli: &Cli, dir: &Path) -> Result<(), AnyError> {
     Ok(())
 }
 
-/// Finds and builds the programs. With two cores or more, pins this thread to the first.
+/// Finds and builds the programs. Pins this thread to the cores of the load side.
 fn programs(cli: &Cli) -> Result<Programs, AnyError> {
     let beside =
         |name: &str| -> io::Result<PathBuf> { Ok(std::env::current_exe()?.with_file_name(name)) };
@@ -208,19 +210,21 @@ fn programs(cli: &Cli) -> Result<Programs, AnyError> {
         packages.push("tokenwire");
     }
     build(cli, &packages)?;
-    let cores = process::cores();
-    let target_cores = match cores.as_slice() {
-        [first, second, ..] if !cli.no_pin => {
-            process::pin(&[*first])?;
-            Some(vec![*second])
-        }
-        _ => None,
+    let cores = match &cli.cpus {
+        Some(cores) => cores.clone(),
+        None if cli.no_pin => Cores::default(),
+        None => Cores::spread(&process::cores(), cli.most_workers()),
     };
+    if let Some(load) = &cores.load {
+        process::pin(load)?;
+    }
     Ok(Programs {
         simulator,
         tokenwire,
         simulator_port: cli.simulator_port,
-        target_cores,
+        cores,
+        workers: 1,
+        simulator_threads: cli.simulator_threads(),
         model: cli.model.clone(),
         key: cli.key.clone(),
     })

@@ -26,6 +26,8 @@ pub(crate) struct Run {
     pub(crate) scenario: String,
     pub(crate) target: String,
     pub(crate) round: usize,
+    /// Workers of the target.
+    pub(crate) workers: usize,
     /// Whether the target is a program of another project.
     pub(crate) peer: bool,
     /// The load in a few words.

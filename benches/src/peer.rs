@@ -8,12 +8,19 @@ const NCHAN_MODULE: &str = "/usr/lib/nginx/modules/ngx_nchan_module.so";
 /// Temporary folders: nginx's own under /var/lib need root.
 const TEMP_PATHS: &str = "client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path fastcgi; uwsgi_temp_path uwsgi; scgi_temp_path scgi;";
 
+/// Several workers get a listening socket each: nginx's first worker would take most connections
+/// otherwise.
+fn reuse(workers: usize) -> &'static str {
+    if workers > 1 { " reuseport" } else { "" }
+}
+
 /// Returns the configuration of a reverse proxy that relays each read at once and keeps its
 /// upstream connections. Requests per connection are not limited, so closed loops measure requests
 /// only.
-pub(crate) fn nginx(listen: SocketAddr, upstream: SocketAddr) -> String {
+pub(crate) fn nginx(listen: SocketAddr, upstream: SocketAddr, workers: usize) -> String {
+    let reuse = reuse(workers);
     format!(
-        "worker_processes 1;
+        "worker_processes {workers};
 daemon off;
 error_log stderr;
 pid nginx.pid;
@@ -24,7 +31,7 @@ http {{
   keepalive_requests 100000000;
   upstream simulator {{ server {upstream}; keepalive 512; keepalive_requests 100000000; }}
   server {{
-    listen {listen} backlog=4096;
+    listen {listen} backlog=4096{reuse};
     location / {{
       proxy_pass http://simulator;
       proxy_http_version 1.1;
@@ -41,10 +48,11 @@ http {{
 
 /// Returns a configuration with one channel per path: `POST /pub/x` publishes, `GET /sub/x` reads
 /// over SSE or WebSocket from the oldest message.
-pub(crate) fn nchan(listen: SocketAddr) -> String {
+pub(crate) fn nchan(listen: SocketAddr, workers: usize) -> String {
+    let reuse = reuse(workers);
     format!(
         "load_module {NCHAN_MODULE};
-worker_processes 1;
+worker_processes {workers};
 daemon off;
 error_log stderr;
 pid nchan.pid;
@@ -56,7 +64,7 @@ http {{
   nchan_message_buffer_length 20000;
   nchan_message_timeout 5m;
   server {{
-    listen {listen} backlog=4096;
+    listen {listen} backlog=4096{reuse};
     tcp_nodelay on;
     location ~ /pub/(\\w+)$ {{ nchan_publisher; nchan_channel_id $1; }}
     location ~ /sub/(\\w+)$ {{
@@ -71,11 +79,11 @@ http {{
 }
 
 /// Returns the configuration of a TCP proxy that parses nothing: the lower bound for any relay.
-pub(crate) fn haproxy(listen: SocketAddr, upstream: SocketAddr) -> String {
+pub(crate) fn haproxy(listen: SocketAddr, upstream: SocketAddr, workers: usize) -> String {
     format!(
         "global
   maxconn 9000
-  nbthread 1
+  nbthread {workers}
 defaults
   mode tcp
   timeout connect 5s

@@ -23,6 +23,8 @@ pub(crate) enum Route {
     Streams,
     /// response.create on the WebSocket /v1/ws
     Ws,
+    /// The same on lanes: --lanes streams side by side on each WebSocket
+    Lanes,
 }
 
 /// What the simulator shall send. It is part of the prompt, since gateways may drop headers.
@@ -70,15 +72,21 @@ impl fmt::Display for Route {
             Self::Responses => "responses",
             Self::Streams => "streams",
             Self::Ws => "ws",
+            Self::Lanes => "lanes",
         })
     }
 }
 
 impl Route {
+    /// Returns whether streams are read from a WebSocket.
+    pub(crate) fn is_web_socket(self) -> bool {
+        matches!(self, Self::Ws | Self::Lanes)
+    }
+
     pub(crate) fn finder(self) -> TokenFinder {
         match self {
             Self::Chat => TokenFinder::chat(),
-            Self::Responses | Self::Streams | Self::Ws => TokenFinder::responses(),
+            Self::Responses | Self::Streams | Self::Ws | Self::Lanes => TokenFinder::responses(),
         }
     }
 
@@ -173,7 +181,7 @@ impl Endpoint {
 
     /// Returns a connection that requests a stream (SSE) or an upgrade to WebSocket.
     pub(crate) fn dial(&self, spec: &Spec, tag: usize) -> Dial {
-        let first = if self.route == Route::Ws {
+        let first = if self.route.is_web_socket() {
             self.upgrade()
         } else {
             self.post(spec)
@@ -191,17 +199,16 @@ impl Endpoint {
         let (path, field) = match self.route {
             Route::Chat => ("chat/completions", "messages"),
             Route::Responses => ("responses", "input"),
-            Route::Streams | Route::Ws => ("streams", "input"),
+            Route::Streams | Route::Ws | Route::Lanes => ("streams", "input"),
         };
         let prompt = spec.prompt();
         let content = match field {
             "messages" => format!("[{{\"role\":\"user\",\"content\":\"{prompt}\"}}]"),
             _ => format!("\"{prompt}\""),
         };
-        let stream = if self.route == Route::Streams || self.route == Route::Ws {
-            ""
-        } else {
-            ",\"stream\":true"
+        let stream = match self.route {
+            Route::Chat | Route::Responses => ",\"stream\":true",
+            Route::Streams | Route::Ws | Route::Lanes => "",
         };
         let body = format!(
             "{{\"model\":\"{}\"{stream},\"{field}\":{content}}}",
@@ -243,6 +250,15 @@ impl Endpoint {
         .into_bytes()
     }
 
+    /// Returns the WebSocket message that requests a stream on a lane. Its events carry the name of
+    /// the lane; see [`lane_of`].
+    pub(crate) fn create_on(&self, lane: usize, spec: &Spec) -> Vec<u8> {
+        let mut message = self.create(spec);
+        message.pop();
+        message.extend_from_slice(format!(",\"stream_id\":\"{lane}\"}}").as_bytes());
+        message
+    }
+
     /// Returns the GET that attaches to a stream, from the start or after the event with this id.
     pub(crate) fn attach(&self, path: &str, last_event_id: Option<&str>) -> Vec<u8> {
         let last = last_event_id
@@ -272,6 +288,15 @@ impl Endpoint {
             .map(|key| format!("Authorization: Bearer {key}\r\n"))
             .unwrap_or_default()
     }
+}
+
+/// Returns the lane that an event names, as [`Endpoint::create_on`] named it.
+pub(crate) fn lane_of(event: &[u8]) -> Option<usize> {
+    const MEMBER: &[u8] = b"\"stream_id\":\"";
+    let start = memmem::rfind(event, MEMBER)? + MEMBER.len();
+    let name = event.get(start..)?;
+    let end = name.iter().position(|byte| *byte == b'"')?;
+    std::str::from_utf8(name.get(..end)?).ok()?.parse().ok()
 }
 
 #[cfg(test)]

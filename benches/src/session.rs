@@ -29,7 +29,10 @@ impl Session<'_> {
         for (index, scenario) in scenarios.iter().enumerate() {
             let mut record = Record::new(self.whole.versions.clone());
             let place = format!("{}/{}", index + 1, scenarios.len());
-            let outcome = self.rounds(*scenario, &place, &mut record);
+            let outcome = self.cli.workers.iter().try_for_each(|workers| {
+                self.bench.bed.set_workers(*workers);
+                self.rounds(*scenario, *workers, &place, &mut record)
+            });
             self.whole.runs.append(&mut record.runs);
             self.whole.failures.append(&mut record.failures);
             match outcome {
@@ -46,16 +49,17 @@ impl Session<'_> {
         failed.map_or(Ok(()), Err)
     }
 
-    /// Runs all rounds of one scenario, against each target in turn.
+    /// Runs all rounds of one scenario with so many workers, against each target in turn.
     fn rounds(
         &mut self,
         scenario: Name,
+        workers: usize,
         place: &str,
         record: &mut Record,
     ) -> Result<(), BenchError> {
         let mut targets = Vec::<(Target, Settings)>::new();
         for kind in self.cli.kinds(scenario) {
-            let settings = self.cli.settings(scenario, &kind);
+            let settings = self.cli.settings(scenario, &kind, workers);
             let started = self
                 .bench
                 .bed
@@ -88,6 +92,7 @@ impl Session<'_> {
                         run.scenario = scenario.as_str().to_owned();
                         run.target.clone_from(&target.name);
                         run.round = round;
+                        run.workers = workers;
                         run.peer = target.kind.is_peer();
                         run.load = settings.describe(scenario);
                         record.runs.push(run);

@@ -11,6 +11,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 use thiserror::Error;
 
+use crate::cores::Cores;
 use crate::model_gateway::{self, ModelGateway};
 use crate::peer;
 use crate::process::{self, ProcessError, ProcessTree, Running};
@@ -28,7 +29,8 @@ pub(crate) enum Kind {
     /// Read over this transport: a WebSocket, or SSE for every other route.
     Nchan(Route),
     Model(ModelGateway),
-    /// A program started by this shell command, with `{port}` and `{upstream}` filled in.
+    /// A program started by this shell command, with `{port}`, `{upstream}` and `{workers}` filled
+    /// in.
     Gateway {
         name: String,
         command: String,
@@ -59,8 +61,11 @@ pub(crate) struct Programs {
     pub(crate) simulator: PathBuf,
     pub(crate) tokenwire: PathBuf,
     pub(crate) simulator_port: Option<u16>,
-    /// Cores of the process under test, when pinned.
-    pub(crate) target_cores: Option<Vec<usize>>,
+    pub(crate) cores: Cores,
+    /// Worker threads of the gateway, worker processes of nginx.
+    pub(crate) workers: usize,
+    /// Threads of the simulator.
+    pub(crate) simulator_threads: usize,
     pub(crate) model: String,
     pub(crate) key: Option<String>,
 }
@@ -162,9 +167,17 @@ impl Bed {
         if with_simulator {
             let mut command = Command::new(&bed.programs.simulator);
             command.arg("--port").arg(port.to_string());
+            command
+                .arg("--threads")
+                .arg(bed.programs.simulator_threads.to_string());
             let log = bed.dir.path().join("simulator.log");
             let remedy = "build it with `cargo build --profile dist -p tokenwire-simulator`, or use --simulator PATH";
-            let mut simulator = Running::start(command, log, None, remedy)?;
+            let mut simulator = Running::start(
+                command,
+                log,
+                bed.programs.cores.simulator.as_deref(),
+                remedy,
+            )?;
             simulator.wait_until(address, process::accepts)?;
             bed.simulator = Some(simulator);
         }
@@ -184,6 +197,11 @@ impl Bed {
             model: self.programs.model.clone(),
             key: self.programs.key.clone(),
         }
+    }
+
+    /// Sets the number of workers of targets that are started from now on.
+    pub(crate) fn set_workers(&mut self, workers: usize) {
+        self.programs.workers = workers;
     }
 
     /// Starts a target, or attaches to a running one.
@@ -237,7 +255,7 @@ impl Bed {
         ));
         fs::create_dir_all(&place).map_err(prepare(place.display().to_string()))?;
         let (command, remedy) = self.command(kind, address, &place)?;
-        let cores = self.programs.target_cores.as_deref();
+        let cores = self.programs.cores.target(self.programs.workers);
         let mut running = Running::start(command, place.join("output.log"), cores, remedy)?;
         match kind {
             Kind::Tokenwire(_) => {
@@ -270,21 +288,27 @@ impl Bed {
         let base_url = format!("http://{upstream}/v1");
         Ok(match kind {
             Kind::Nginx => {
-                let conf = write("nginx.conf", peer::nginx(address, upstream))?;
+                let conf = write(
+                    "nginx.conf",
+                    peer::nginx(address, upstream, self.programs.workers),
+                )?;
                 (
                     nginx(place, &conf),
                     "install it with `cargo xtask install bench` or `apt install nginx`",
                 )
             }
             Kind::Nchan(_) => {
-                let conf = write("nchan.conf", peer::nchan(address))?;
+                let conf = write("nchan.conf", peer::nchan(address, self.programs.workers))?;
                 (
                     nginx(place, &conf),
                     "install it with `cargo xtask install bench` or `apt install nginx libnginx-mod-nchan`",
                 )
             }
             Kind::Haproxy => {
-                let conf = write("haproxy.cfg", peer::haproxy(address, upstream))?;
+                let conf = write(
+                    "haproxy.cfg",
+                    peer::haproxy(address, upstream, self.programs.workers),
+                )?;
                 let mut command = Command::new(program("haproxy"));
                 command.arg("-f").arg(conf);
                 (
@@ -304,7 +328,8 @@ impl Bed {
             Kind::Gateway { command: line, .. } => {
                 let line = line
                     .replace("{port}", &address.port().to_string())
-                    .replace("{upstream}", &base_url);
+                    .replace("{upstream}", &base_url)
+                    .replace("{workers}", &self.programs.workers.to_string());
                 let mut command = Command::new("sh");
                 command
                     .arg("-c")
@@ -317,6 +342,7 @@ impl Bed {
                 let mut command = Command::new(&self.programs.tokenwire);
                 command
                     .args(["--host", "127.0.0.1", "--port", &address.port().to_string()])
+                    .args(["--workers", &self.programs.workers.to_string()])
                     .env("OPENAI_BASE_URL", &base_url)
                     .env_remove("OPENAI_API_KEY")
                     .current_dir(place);

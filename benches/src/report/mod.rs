@@ -27,6 +27,8 @@ const DIRECT: &str = "direct";
 pub(crate) struct Summary {
     pub(crate) scenario: String,
     pub(crate) target: String,
+    /// Workers of the target; 0 in records from before this was measured.
+    pub(crate) workers: usize,
     pub(crate) rounds: usize,
     /// The load in a few words.
     pub(crate) load: String,
@@ -81,22 +83,26 @@ impl Percentiles {
 // === impl Summary ===
 
 impl Summary {
-    /// Returns one summary per scenario and target, in the order of their first runs.
+    /// Returns one summary per scenario, number of workers and target, in the order of their first runs.
     pub(crate) fn all(runs: &[Run]) -> Vec<Self> {
-        let mut names: Vec<(&str, &str)> = Vec::new();
+        let mut names: Vec<(&str, usize, &str)> = Vec::new();
         for run in runs {
-            if !names.contains(&(&run.scenario, &run.target)) {
-                names.push((&run.scenario, &run.target));
+            let name = (run.scenario.as_str(), run.workers, run.target.as_str());
+            if !names.contains(&name) {
+                names.push(name);
             }
         }
         names
             .into_iter()
-            .map(|(scenario, target)| Self::of(runs, scenario, target))
+            .map(|(scenario, workers, target)| Self::of(runs, scenario, workers, target))
             .collect()
     }
 
-    fn of(runs: &[Run], scenario: &str, target: &str) -> Self {
-        let here: Vec<&Run> = runs.iter().filter(|run| run.scenario == scenario).collect();
+    fn of(runs: &[Run], scenario: &str, workers: usize, target: &str) -> Self {
+        let here: Vec<&Run> = runs
+            .iter()
+            .filter(|run| run.scenario == scenario && run.workers == workers)
+            .collect();
         let mine: Vec<&Run> = here
             .iter()
             .copied()
@@ -142,6 +148,7 @@ impl Summary {
         Self {
             scenario: scenario.to_owned(),
             target: target.to_owned(),
+            workers,
             rounds: mine.len(),
             load: mine.first().map(|run| run.load.clone()).unwrap_or_default(),
             cpu_us_per_token: spread(&cpu),

@@ -122,6 +122,11 @@ fn section(scenario: Name) -> Option<(&'static str, &'static str, &'static [Tabl
             "Five tokens a request, on kept connections, each asked as soon as the last is answered.",
             &[("", REQUESTS), ("", COST), ADDED_FIRST],
         ),
+        Name::ShortNew => (
+            "Short answers on new connections",
+            "The same with a new connection for each request.",
+            &[("", REQUESTS), ("", COST), ADDED_FIRST],
+        ),
         Name::Open => (
             "Open streams",
             "Streams that fall silent after their first token and stay open: what each of them holds.",

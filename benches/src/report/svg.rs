@@ -48,7 +48,7 @@ pub(crate) fn write_svg(dir: &Path, summaries: &[Summary], runs: &[Run]) -> Resu
                 .filter_map(|it| Some((it.target.clone(), pick(it)?)))
                 .collect()
         };
-        let per_request = scenario == "short";
+        let per_request = scenario.starts_with("short");
         let cpu = bars(if per_request {
             |it| it.cpu_us_per_stream
         } else {

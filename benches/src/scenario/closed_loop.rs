@@ -7,20 +7,23 @@ use super::{Bench, BenchError, Settings, Tally, nanos};
 use crate::events::{Commands, Event, Key, Nanos, Scenario};
 use crate::load::Outcome;
 use crate::measure::{Run, Times};
-use crate::request::{Ending, Endpoint, Route, Spec};
+use crate::request::{Ending, Endpoint, Spec};
 use crate::target::Target;
 use crate::tokens::{TokenCount, TokenFinder};
 
+/// `fresh` closes each connection after its answer and opens another for the next request.
 pub(super) fn run(
     bench: &mut Bench,
     target: &mut Target,
     settings: &Settings,
+    fresh: bool,
     tick: &mut dyn FnMut((u64, u64)),
 ) -> Result<Run, BenchError> {
     let mut short = ClosedLoop {
         endpoint: &target.endpoint,
         finder: target.endpoint.route.finder(),
         spec: settings.spec,
+        fresh,
         connections: vec![Asked::default(); settings.streams],
         requests: settings.requests,
         asked: 0,
@@ -56,6 +59,7 @@ struct ClosedLoop<'a> {
     endpoint: &'a Endpoint,
     finder: TokenFinder,
     spec: Spec,
+    fresh: bool,
     connections: Vec<Asked>,
     requests: u64,
     asked: u64,
@@ -116,7 +120,7 @@ impl ClosedLoop<'_> {
         self.tally.doubled += connection.count.doubled;
         self.answered += 1;
         self.whole.record(now.saturating_sub(connection.sent));
-        let last = connection.last;
+        let last = connection.last || self.fresh;
         if let Some(complaint) = complaint {
             self.tally.broke(complaint);
         }
@@ -131,7 +135,7 @@ impl ClosedLoop<'_> {
                     ..Asked::default()
                 };
             }
-            if self.endpoint.route == Route::Ws {
+            if self.endpoint.route.is_web_socket() {
                 commands.send_text(key, self.endpoint.create(&self.spec));
             } else {
                 commands.send(key, self.endpoint.post(&self.spec));
@@ -159,7 +163,7 @@ impl Scenario for ClosedLoop<'_> {
         event: Event<'_>,
         commands: &mut Commands,
     ) {
-        let web_socket = self.endpoint.route == Route::Ws;
+        let web_socket = self.endpoint.route.is_web_socket();
         let Some(connection) = self.connections.get_mut(tag) else {
             return;
         };

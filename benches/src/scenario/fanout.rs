@@ -166,7 +166,7 @@ impl Fanout<'_> {
 
     /// Returns the first request of a reader.
     fn attach(&self, tag: usize) -> Dial {
-        let web_socket = self.endpoint.route == Route::Ws;
+        let web_socket = self.endpoint.route.is_web_socket();
         let nchan = self.feed.is_some();
         let path = match (&self.path, nchan) {
             (_, true) => format!("/sub/{}", self.channel),

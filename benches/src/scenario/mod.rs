@@ -33,6 +33,8 @@ pub(crate) enum Name {
     Saturated,
     /// Short answers in a closed loop on kept connections: CPU per request
     Short,
+    /// Short answers in a closed loop, each on a new connection: CPU per request
+    ShortNew,
     /// One stream to many readers: CPU per delivered event, delay
     Fanout,
     /// Many open idle streams: memory per stream
@@ -49,6 +51,8 @@ pub(crate) enum Name {
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
     pub(crate) streams: usize,
+    /// Streams of one WebSocket on the route `lanes`.
+    pub(crate) lanes: usize,
     pub(crate) spec: Spec,
     /// Time over which the streams are started.
     pub(crate) ramp: Duration,
@@ -99,10 +103,11 @@ struct Tally {
 
 impl Name {
     /// The scenarios that measure, in the order of the page.
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::Paced,
         Self::Saturated,
         Self::Short,
+        Self::ShortNew,
         Self::Open,
         Self::Fanout,
         Self::Replay,
@@ -117,6 +122,7 @@ impl Name {
             Self::Paced => "paced",
             Self::Saturated => "saturated",
             Self::Short => "short",
+            Self::ShortNew => "short-new",
             Self::Fanout => "fanout",
             Self::Open => "open",
             Self::Replay => "replay",
@@ -129,12 +135,16 @@ impl Name {
     pub(crate) fn fits(self, kind: &Kind) -> bool {
         // Attaching is Tokenwire's own; another program is believed to be one when it is read by a
         // route of Tokenwire's own.
-        let own = |route: &Route| matches!(route, Route::Streams | Route::Ws);
+        let own = |route: &Route| matches!(route, Route::Streams | Route::Ws | Route::Lanes);
         let keeps = match kind {
             Kind::Tokenwire(_) => true,
             Kind::Gateway { route, .. } | Kind::Url { route, .. } => own(route),
             Kind::Direct | Kind::Nginx | Kind::Haproxy | Kind::Nchan(_) | Kind::Model(_) => false,
         };
+        // Only streams that end by themselves are read from lanes.
+        if kind.route() == Route::Lanes && !matches!(self, Self::Paced | Self::Saturated) {
+            return false;
+        }
         match self {
             Self::Fanout => keeps || matches!(kind, Kind::Nchan(_)),
             Self::Replay | Self::Storm => keeps,
@@ -158,7 +168,8 @@ impl Name {
             }
             Self::Open => relay::run_open(bench, target, settings, tick),
             Self::Slow => relay::run_slow(bench, target, settings, tick),
-            Self::Short => closed_loop::run(bench, target, settings, tick),
+            Self::Short => closed_loop::run(bench, target, settings, false, tick),
+            Self::ShortNew => closed_loop::run(bench, target, settings, true, tick),
             Self::Fanout => fanout::run(bench, target, settings, tick),
             Self::Replay => replay::run(bench, target, settings, tick),
             Self::Storm => storm::run(bench, target, settings, tick),
@@ -202,7 +213,9 @@ impl Settings {
             pace => format!(", one every {} ms", pace.as_secs_f64() * 1e3),
         };
         match scenario {
-            Name::Short => format!("{} × {tokens} tokens, {streams} at a time", self.requests),
+            Name::Short | Name::ShortNew => {
+                format!("{} × {tokens} tokens, {streams} at a time", self.requests)
+            }
             Name::Open => format!("{streams} streams"),
             Name::Fanout => format!("{streams} readers of {tokens} tokens{pace}"),
             Name::Replay => format!("{} × {tokens} tokens", self.requests),

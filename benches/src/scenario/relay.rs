@@ -6,7 +6,7 @@ use super::{Bench, BenchError, Settings, Tally, growth, nanos};
 use crate::events::{Commands, Dial, Event, Key, Nanos, Scenario};
 use crate::load::Outcome;
 use crate::measure::{Run, Times};
-use crate::request::{Ending, Endpoint, Route, Spec};
+use crate::request::{Ending, Endpoint, Route, Spec, lane_of};
 use crate::target::Target;
 use crate::tokens::{TokenCount, TokenFinder};
 
@@ -116,13 +116,16 @@ fn rest() {
     std::thread::sleep(SETTLE);
 }
 
-/// One stream per connection.
+/// One stream per connection; on the route `lanes`, several side by side on each. A connection has
+/// the tag of its first stream.
 struct Relay<'a> {
     endpoint: &'a Endpoint,
     finder: TokenFinder,
     spec: Spec,
     ramp: Duration,
     streams: Vec<Stream>,
+    /// Streams per connection.
+    lanes: usize,
     /// Streams stay open after their first token.
     hold: bool,
     /// Number of additional streams that are not read, tagged after the others.
@@ -140,6 +143,10 @@ struct Stream {
     count: TokenCount,
     complete: bool,
     done: bool,
+    /// Of the first stream of a connection with lanes: the connection once it can take requests, and
+    /// the streams that are due.
+    socket: Option<Key>,
+    due: Vec<usize>,
 }
 
 // === impl Relay ===
@@ -154,6 +161,10 @@ impl<'a> Relay<'a> {
             streams: std::iter::repeat_with(Stream::default)
                 .take(settings.streams)
                 .collect(),
+            lanes: match endpoint.route {
+                Route::Lanes => settings.lanes,
+                _ => 1,
+            },
             hold: false,
             unread: 0,
             done: 0,
@@ -192,6 +203,30 @@ impl<'a> Relay<'a> {
         }
     }
 
+    /// Requests a stream on the connection of stream `first`, or when that is open.
+    fn start_lane(&mut self, now: Nanos, first: usize, lane: usize, commands: &mut Commands) {
+        let Some(connection) = self.streams.get_mut(first) else {
+            return;
+        };
+        let Some(key) = connection.socket else {
+            return connection.due.push(lane);
+        };
+        commands.send_text(key, self.endpoint.create_on(lane, &self.spec));
+        if let Some(stream) = self.streams.get_mut(lane) {
+            stream.sent = now;
+        }
+    }
+
+    /// Closes the connection of stream `first` after the last of its lanes.
+    fn end_lane(&mut self, first: usize, key: Key, commands: &mut Commands) {
+        let lanes = self.lanes.min(self.streams.len() - first);
+        let is_over = |stream: &Stream| stream.done;
+        let of_connection = self.streams.get(first..first + lanes).unwrap_or_default();
+        if of_connection.iter().all(is_over) {
+            commands.close(key);
+        }
+    }
+
     fn end(&mut self, tag: usize, complaint: Option<&str>) {
         let Some(stream) = self.streams.get_mut(tag) else {
             return;
@@ -221,7 +256,13 @@ impl Scenario for Relay<'_> {
     fn timer(&mut self, now: Nanos, tag: usize, commands: &mut Commands) {
         // Each stream's start asks for the next one's: spread evenly, so that tokens do not all
         // fall due at once.
-        commands.dial(self.endpoint.dial(&self.spec, tag));
+        let first = tag - tag % self.lanes;
+        if tag == first {
+            commands.dial(self.endpoint.dial(&self.spec, tag));
+        }
+        if self.lanes > 1 {
+            self.start_lane(now, first, tag, commands);
+        }
         if tag + 1 < self.streams.len() {
             let step = nanos(self.ramp) / self.streams.len() as u64;
             commands.at(now + step, tag + 1);
@@ -236,13 +277,22 @@ impl Scenario for Relay<'_> {
         event: Event<'_>,
         commands: &mut Commands,
     ) {
-        let web_socket = self.endpoint.route == Route::Ws;
+        let web_socket = self.endpoint.route.is_web_socket();
         let unread = tag >= self.streams.len();
         match event {
             Event::Connected if unread && !web_socket => commands.stop_reading(key),
             Event::Connected => {
                 if let Some(stream) = self.streams.get_mut(tag) {
                     stream.sent = now;
+                }
+            }
+            Event::Head(head) if head.status == 101 && self.lanes > 1 => {
+                let due = self.streams.get_mut(tag).map(|stream| {
+                    stream.socket = Some(key);
+                    std::mem::take(&mut stream.due)
+                });
+                for lane in due.unwrap_or_default() {
+                    self.start_lane(now, tag, lane, commands);
                 }
             }
             Event::Head(head) if head.status == 101 => {
@@ -254,6 +304,11 @@ impl Scenario for Relay<'_> {
             }
             Event::Head(_) => {}
             Event::Message { data, .. } => {
+                let connection = tag;
+                let tag = match self.lanes {
+                    1 => tag,
+                    _ => lane_of(data).unwrap_or(tag),
+                };
                 let Some(stream) = self.streams.get_mut(tag) else {
                     return;
                 };
@@ -279,11 +334,19 @@ impl Scenario for Relay<'_> {
                 }
                 match self.endpoint.route.ending(data) {
                     Ending::None => {}
+                    Ending::Complete if self.lanes > 1 => {
+                        self.end(tag, None);
+                        self.end_lane(connection, key, commands);
+                    }
                     Ending::Complete if web_socket => {
                         commands.close(key);
                         self.end(tag, None);
                     }
                     Ending::Complete => stream.complete = true,
+                    Ending::Failed(why) if self.lanes > 1 => {
+                        self.end(tag, Some(&why));
+                        self.end_lane(connection, key, commands);
+                    }
                     Ending::Failed(why) => {
                         commands.close(key);
                         self.end(tag, Some(&why));
@@ -302,7 +365,9 @@ impl Scenario for Relay<'_> {
                 if early {
                     self.tally.broke(&why);
                 }
-                self.end(tag, Some(&why));
+                for tag in tag..tag + self.lanes {
+                    self.end(tag, Some(&why));
+                }
             }
         }
     }

@@ -3,6 +3,7 @@
 mod measure;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::num::NonZeroUsize;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -34,6 +35,10 @@ struct Arguments {
     /// Time to the first token of an unsteered answer.
     #[arg(long, value_parser = duration, default_value = "120ms")]
     first_token: Duration,
+    /// Threads that serve, each a simulator of its own to which the kernel gives a share of the
+    /// connections. For load: a conversation of one is not known to the others.
+    #[arg(long, value_name = "N", default_value_t = NonZeroUsize::MIN)]
+    threads: NonZeroUsize,
     /// Measure instead of serving: tokens per second of 32 streams that are read by a thread of
     /// this process.
     #[arg(long)]
@@ -91,6 +96,7 @@ fn serve(arguments: Arguments) -> Result<(), String> {
     let address = SocketAddr::new(arguments.host, arguments.port);
     let mut options = Options {
         address,
+        reuse_port: arguments.threads.get() > 1,
         required_key: arguments.key,
         any_model: !arguments.strict_models,
         pace: Pace {
@@ -100,10 +106,17 @@ fn serve(arguments: Arguments) -> Result<(), String> {
         ..Options::default()
     };
     options.models.extend(arguments.models);
-    let simulator = Simulator::start(options).map_err(|error| {
+    let failed = |error| {
         format!("failed to listen on {address}: {error}; choose another with --host and --port")
-    })?;
-    println!("{}", simulator.base_url());
+    };
+    let first = Simulator::start(options.clone()).map_err(failed)?;
+    // The first one may have taken any free port.
+    options.address = first.addr();
+    let _others = (1..arguments.threads.get())
+        .map(|_| Simulator::start(options.clone()))
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(failed)?;
+    println!("{}", first.base_url());
     // The server runs until a signal ends the process.
     loop {
         std::thread::park();

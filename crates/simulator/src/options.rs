@@ -15,6 +15,9 @@ use std::time::Duration;
 pub struct Options {
     /// Address and port to bind; port 0 takes a free one. Default `127.0.0.1:0`.
     pub address: SocketAddr,
+    /// Whether other simulators may bind the same address, so the kernel spreads connections over
+    /// them (`SO_REUSEPORT`). Default false.
+    pub reuse_port: bool,
     /// The key that `/v1` requires as `Authorization: Bearer …`. Default none: any request is
     /// accepted.
     pub required_key: Option<String>,
@@ -54,6 +57,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            reuse_port: false,
             required_key: None,
             models: vec!["simulator".to_owned(), "simulator-reasoning".to_owned()],
             any_model: true,
@@ -71,6 +75,7 @@ impl std::fmt::Debug for Options {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Options")
             .field("address", &self.address)
+            .field("reuse_port", &self.reuse_port)
             .field(
                 "required_key",
                 &self.required_key.as_ref().map(|_| "[redacted]"),

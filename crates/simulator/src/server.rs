@@ -24,7 +24,7 @@ const BUFFER: usize = 128 * 1024;
 const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
 
 /// Binds without listening in a runtime yet, so that a port that is taken is an error of the start.
-pub(crate) fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+pub(crate) fn bind(address: SocketAddr, reuse_port: bool) -> io::Result<std::net::TcpListener> {
     let socket = RawSocket::new(
         Domain::for_address(address),
         Type::STREAM,
@@ -32,6 +32,7 @@ pub(crate) fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     )?;
     // A restart must not wait for the connections of the run before.
     socket.set_reuse_address(true)?;
+    socket.set_reuse_port(reuse_port)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;

@@ -44,7 +44,7 @@ impl Simulator {
     ///
     /// The address cannot be bound, or the thread or its poller cannot be created.
     pub fn start(options: Options) -> io::Result<Self> {
-        let listener = server::bind(options.address)?;
+        let listener = server::bind(options.address, options.reuse_port)?;
         let address = listener.local_addr()?;
         let recorder = Arc::new(Recorder::new(options.recorded_bytes));
         let service = Arc::new(Service::new(options, address, Arc::clone(&recorder)));
