@@ -170,11 +170,24 @@ fn write_page(cli: &Cli, dir: &Path) -> Result<(), AnyError> {
     let plots = cli.records();
     report::write_svg(&plots, &Summary::all(&runs), &runs)
         .map_err(|error| format!("failed to plot into {}: {error}", plots.display()))?;
+    // Runs with several workers may be of another machine.
+    let folder = dir.join("workers");
+    let by_workers = if folder.is_dir() {
+        Record::read_all(&folder)?
+    } else {
+        Vec::new()
+    };
+    let runs: Vec<Run> = by_workers
+        .iter()
+        .flat_map(|record| record.runs.iter().cloned())
+        .collect();
+    report::write_workers(&plots, &runs)
+        .map_err(|error| format!("failed to plot into {}: {error}", plots.display()))?;
     let changes = fs::read_to_string(cli.out.with_file_name(CHANGES)).ok();
     let folder = plots.file_name().unwrap_or_default().to_string_lossy();
     fs::write(
         &cli.out,
-        report::page(&records, &folder, changes.as_deref()),
+        report::page(&records, &by_workers, &folder, changes.as_deref()),
     )
     .map_err(|error| format!("failed to write {}: {error}", cli.out.display()))?;
     tell(&format!(

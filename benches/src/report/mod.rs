@@ -5,6 +5,7 @@ mod page;
 mod record;
 mod svg;
 mod table;
+mod workers;
 
 use std::collections::BTreeMap;
 
@@ -15,7 +16,7 @@ use crate::measure::{Quantiles, Run, Spread};
 pub(crate) use bar::bar;
 pub(crate) use page::page;
 pub(crate) use record::{Failure, Record};
-pub(crate) use svg::write_svg;
+pub(crate) use svg::{write_svg, write_workers};
 pub(crate) use table::table;
 
 /// The target that ratios are relative to.

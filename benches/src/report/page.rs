@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use super::table::{Cell, align, four_with_ends, with_ends};
-use super::{Failure, Record, Summary, bar};
+use super::{Failure, Record, Summary, bar, workers};
 use crate::model_gateway::ModelGateway;
 use crate::scenario::Name;
 
@@ -161,9 +161,14 @@ fn section(scenario: Name) -> Option<(&'static str, &'static str, &'static [Tabl
     })
 }
 
-/// Returns the page. `plots` is the folder of the plots relative to the page; `changes` describes
+/// Returns the page. `by_workers` are the records of runs with several workers. `plots` is the folder of the plots relative to the page; `changes` describes
 /// optimisations with figures before and after.
-pub(crate) fn page(records: &[Record], plots: &str, changes: Option<&str>) -> String {
+pub(crate) fn page(
+    records: &[Record],
+    by_workers: &[Record],
+    plots: &str,
+    changes: Option<&str>,
+) -> String {
     let runs: Vec<_> = records
         .iter()
         .flat_map(|record| record.runs.iter().cloned())
@@ -225,6 +230,12 @@ pub(crate) fn page(records: &[Record], plots: &str, changes: Option<&str>) -> St
                 }
             }
         }
+    }
+    if !by_workers.is_empty() {
+        text.push_str(&workers::section(
+            by_workers,
+            &format!("{plots}/workers.svg"),
+        ));
     }
     text.push_str(NOTES);
     if let Some(changes) = changes {
@@ -464,6 +475,7 @@ mod tests {
         }];
         let text = page(
             &[record],
+            &[],
             "results",
             Some("# Title\n\n## Part\n\nFaster.\n"),
         );

@@ -6,7 +6,7 @@ use plotters::coord::ranged1d::{SegmentedCoord, ValueFormatter};
 use plotters::coord::types::RangedCoordusize;
 use plotters::prelude::*;
 
-use super::Summary;
+use super::{Summary, workers};
 use crate::measure::{CURVE_END, CURVE_STEPS, Run, Spread, curve_x};
 
 type PlotError = Box<dyn std::error::Error>;
@@ -89,6 +89,59 @@ pub(crate) fn write_svg(dir: &Path, summaries: &[Summary], runs: &[Run]) -> Resu
             )?;
         }
     }
+    Ok(())
+}
+
+/// Writes `workers.svg`: each ratio by the number of workers.
+pub(crate) fn write_workers(dir: &Path, runs: &[Run]) -> Result<(), PlotError> {
+    let numbers = workers::numbers(runs);
+    let lines: Vec<(&str, Vec<(f64, f64)>)> = workers::FIGURES
+        .iter()
+        .map(|figure| {
+            let points = numbers.iter().filter_map(|number| {
+                let workers = u32::try_from(*number).ok()?;
+                Some((f64::from(workers), figure.with(*number, runs)?.median))
+            });
+            (figure.name, points.collect::<Vec<_>>())
+        })
+        .filter(|(_, points)| points.len() > 1)
+        .collect();
+    let points = || lines.iter().flat_map(|(_, points)| points);
+    let (Some(workers), Some(ratios)) = (
+        Spread::of(points().map(|(workers, _)| *workers)),
+        Spread::of(points().map(|(_, ratio)| *ratio)),
+    ) else {
+        return Ok(());
+    };
+    std::fs::create_dir_all(dir)?;
+    let path = dir.join("workers.svg");
+    let root = SVGBackend::new(&path, (WIDTH, HEIGHT + 160)).into_drawing_area();
+    root.fill(&WHITE)?;
+    let mut chart = ChartBuilder::on(&root)
+        .caption("ratio to the peer by workers", ("sans-serif", 20))
+        .margin(12)
+        .x_label_area_size(40)
+        .y_label_area_size(56)
+        // The names need room above the lines.
+        .build_cartesian_2d(workers.least..workers.most, 0.0..ratios.most.max(1.5) * 1.9)?;
+    chart.configure_mesh().x_desc("workers").draw()?;
+    for (index, (name, points)) in lines.iter().enumerate() {
+        let colour = COLOURS.get(index % COLOURS.len()).copied().unwrap_or(BLACK);
+        chart
+            .draw_series(LineSeries::new(
+                points.iter().copied(),
+                colour.stroke_width(2),
+            ))?
+            .label(*name)
+            .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(2)));
+    }
+    chart
+        .configure_series_labels()
+        .position(SeriesLabelPosition::UpperLeft)
+        .background_style(WHITE.mix(0.8))
+        .border_style(BLACK)
+        .draw()?;
+    root.present()?;
     Ok(())
 }
 
