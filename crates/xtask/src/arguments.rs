@@ -25,6 +25,9 @@ pub(crate) enum Task {
     /// Record how many instructions the micro-benchmarks take, for later runs to compare with
     #[command(after_help = RECORD_HELP)]
     Record,
+    /// Record which functions run for tokens and requests, for the linker to put them together
+    #[command(after_help = ORDER_HELP)]
+    Order,
     /// Install what steps need, without running them
     #[command(after_help = INSTALL_HELP)]
     Install(InstallOptions),
@@ -118,6 +121,11 @@ versions of their lock files, into .tools/, which may be deleted at any time. Wi
 const RECORD_HELP: &str = "\
 The figures go into benches/micro/instructions.json, under the versions of the compiler and of valgrind. Commit them with the
 change that explains them: `cargo xtask test --only micro` fails if a benchmark takes over 10 % more.";
+
+const ORDER_HELP: &str = "\
+The names go into crates/server/functions.txt. Programs of the profile `dist` are laid out by it, which saves some per cent of the CPU
+time. It takes about ten minutes, most of it two builds' worth of linking. Record it before a release, and with each new compiler, whose
+symbols have other names; one that is out of date costs speed and nothing else.";
 
 const INSTALL_HELP: &str = "\
 Examples:

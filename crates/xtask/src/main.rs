@@ -20,6 +20,7 @@ mod micro;
 mod monitoring;
 mod need;
 mod node;
+mod order;
 mod process;
 mod publish;
 mod python;
@@ -51,6 +52,7 @@ fn main() -> ExitCode {
         }
         Task::Test(options) => runner::test(&workspace, &options),
         Task::Record => micro::record(&workspace).map(|()| true),
+        Task::Order => order::record(&workspace).map(|()| true),
         Task::Install(options) => runner::install(&workspace, &options),
     };
     match done {
