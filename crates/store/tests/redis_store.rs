@@ -58,13 +58,13 @@ mod cluster {
     use super::*;
 
     fn redis() -> Arc<RedisStore> {
-        let cluster = RedisCluster::start();
-        let store = store_at(cluster.url());
-        CLUSTER.set(Some(cluster));
-        store
+        CLUSTER.with_borrow_mut(|cluster| {
+            let cluster = cluster.get_or_insert_with(RedisCluster::start);
+            store_at(cluster.url())
+        })
     }
 
-    tokenwire_testkit::store_conformance!(redis);
+    tokenwire_testkit::store_conformance_at_once!(redis);
 }
 
 /// A master that a Sentinel watches.
@@ -72,13 +72,13 @@ mod watched {
     use super::*;
 
     fn redis() -> Arc<RedisStore> {
-        let watched = WatchedRedis::start();
-        let store = store_at(watched.url());
-        WATCHED.set(Some(watched));
-        store
+        WATCHED.with_borrow_mut(|watched| {
+            let watched = watched.get_or_insert_with(WatchedRedis::start);
+            store_at(watched.url())
+        })
     }
 
-    tokenwire_testkit::store_conformance!(redis);
+    tokenwire_testkit::store_conformance_at_once!(redis);
 }
 
 #[tokio::test]

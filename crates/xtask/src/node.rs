@@ -244,6 +244,9 @@ pub(crate) fn test(context: &Context<'_>) -> Result<Outcome, Error> {
 /// The tests that need no browser.
 const WITHOUT_BROWSER: [&str; 3] = ["client.test.mjs", "reconnect.test.mjs", "types.test.mjs"];
 
+/// The tests that wait for processes to end and to start again.
+const RESTARTS: [&str; 2] = ["restart.test.mjs", "tls.test.mjs"];
+
 /// The step: the client module in Node, over working and failing connections.
 ///
 /// # Errors
@@ -257,7 +260,17 @@ pub(crate) fn client_module(context: &Context<'_>) -> Result<Outcome, Error> {
 /// # Errors
 /// A test failed, or the servers did not start.
 pub(crate) fn browser(context: &Context<'_>) -> Result<Outcome, Error> {
-    run(context, BROWSER, |name| !WITHOUT_BROWSER.contains(&name))
+    run(context, BROWSER, |name| {
+        !WITHOUT_BROWSER.contains(&name) && !RESTARTS.contains(&name)
+    })
+}
+
+/// The step: the chat page and the client module go on after kills, restarts and naps.
+///
+/// # Errors
+/// A test failed, or the servers did not start.
+pub(crate) fn browser_restarts(context: &Context<'_>) -> Result<Outcome, Error> {
+    run(context, BROWSER, |name| RESTARTS.contains(&name))
 }
 
 fn run(
@@ -268,7 +281,7 @@ fn run(
     let workspace = context.workspace;
     let node = Node::find(workspace, context.may_install)?;
     let folder = packages(workspace, &node, suite, context.may_install)?;
-    // Two steps use one suite, so each has copies of its own. Node finds the packages above them.
+    // Several steps use one suite, so each has copies of its own. Node finds the packages above them.
     let folder = folder.join(context.step);
     let tests = copy_tests(&workspace.root().join(suite.tracked), &folder)?;
     let mut servers = Servers::start(context, suite.pace)?;

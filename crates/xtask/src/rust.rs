@@ -61,9 +61,13 @@ pub(crate) fn test(context: &Context<'_>) -> Result<Outcome, Error> {
             let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
             command.env(THREADS, (3 * cores).to_string());
         }
-        if matches!(context.tier, Tier::Ci | Tier::Full) && std::env::var_os(SEEDS).is_none() {
-            // The step `simulation` of these tiers runs the same seeds, and many more.
-            command.env(SEEDS, "10");
+        if std::env::var_os(SEEDS).is_none() {
+            // The step `simulation` of the wider tiers runs the same seeds, and many more.
+            let seeds = match context.tier {
+                Tier::Ci | Tier::Full => "10",
+                Tier::Quick | Tier::Default => "30",
+            };
+            command.env(SEEDS, seeds);
         }
         return process::run(&mut command).map(|()| Outcome::Passed);
     }

@@ -133,6 +133,18 @@ pub(crate) const STEPS: &[Step] = &[
         run: node::browser,
     },
     Step {
+        name: "browser-restarts",
+        about: "the chat page goes on after a kill, a rolling restart, with and without TLS, and a laptop that slept",
+        tiers: WIDER,
+        needs: &[
+            Need::Debian(CHROMIUM),
+            Need::Debian(FONTS),
+            Need::BrowserPackages,
+        ],
+        beside: true,
+        run: node::browser_restarts,
+    },
+    Step {
         name: "node",
         about: "openai-node, the AI SDK, eventsource and ws work with the gateway, also with aimock as upstream",
         tiers: DEFAULT,
@@ -308,7 +320,7 @@ mod tests {
         let error = named("clipy").err().unwrap().to_string();
         assert_eq!(
             error,
-            "there is no step `clipy`; the steps are fmt, clippy, unit, test, doctest, deny, docs, features, package, micro, python, browser, node, agents, client, examples, deployment, container, telemetry, monitoring, restarts, soak, simulation, fuzz"
+            "there is no step `clipy`; the steps are fmt, clippy, unit, test, doctest, deny, docs, features, package, micro, python, browser, browser-restarts, node, agents, client, examples, deployment, container, telemetry, monitoring, restarts, soak, simulation, fuzz"
         );
     }
 }

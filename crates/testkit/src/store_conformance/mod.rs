@@ -49,6 +49,27 @@ macro_rules! cases {
                 )*
             };
         }
+
+        /// Makes one test of all cases, for stores whose server takes seconds to start. The
+        /// factory is called for each case and may return stores of one server.
+        #[macro_export]
+        macro_rules! store_conformance_at_once {
+            ($dollar factory:expr) => {
+                #[test]
+                fn all_cases_of_the_conformance_suite_pass() {
+                    let factory = $dollar factory;
+                    $(
+                        let passes = ::std::panic::catch_unwind(::std::panic::AssertUnwindSafe(|| {
+                            $crate::store_conformance::run(
+                                || -> ::std::sync::Arc<dyn $crate::store_conformance::LogStore> { factory() },
+                                $crate::store_conformance::$name,
+                            );
+                        }));
+                        assert!(passes.is_ok(), "{} fails (see above)", stringify!($name));
+                    )*
+                }
+            };
+        }
     };
 }
 
