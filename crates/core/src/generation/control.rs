@@ -1,7 +1,7 @@
 //! External control of a generation: reader count, cancellation, shutdown.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use std::task::Context;
 use std::time::Duration;
 
@@ -36,7 +36,7 @@ const PAUSED: u8 = 1;
 const RESUMED: u8 = 2;
 
 /// The bit of the holders that says that the log is given up: it had no holder then.
-const EXPIRING: usize = 1 << (usize::BITS - 1);
+const EXPIRING: u32 = 1 << (u32::BITS - 1);
 
 #[derive(Debug)]
 pub(crate) struct Control {
@@ -45,13 +45,13 @@ pub(crate) struct Control {
     disowned: AtomicBool,
     /// Whether another process writes the log.
     remote: AtomicBool,
-    readers: AtomicUsize,
+    readers: AtomicU32,
     /// Number of readers so far.
-    arrivals: AtomicUsize,
+    arrivals: AtomicU32,
     /// Number of generations that follow this one's log.
-    followers: AtomicUsize,
+    followers: AtomicU32,
     /// Readers and followers, and [`EXPIRING`].
-    holders: AtomicUsize,
+    holders: AtomicU32,
     timeouts: AtomicU8,
     /// How long it runs without a reader; `None` is without limit.
     grace: Option<Duration>,
@@ -65,10 +65,10 @@ impl Control {
             shutting_down: AtomicBool::new(false),
             disowned: AtomicBool::new(false),
             remote: AtomicBool::new(false),
-            readers: AtomicUsize::new(0),
-            arrivals: AtomicUsize::new(0),
-            followers: AtomicUsize::new(0),
-            holders: AtomicUsize::new(0),
+            readers: AtomicU32::new(0),
+            arrivals: AtomicU32::new(0),
+            followers: AtomicU32::new(0),
+            holders: AtomicU32::new(0),
             timeouts: AtomicU8::new(RUNNING),
             grace,
             driver: AtomicWaker::new(),
@@ -103,7 +103,7 @@ impl Control {
     }
 
     /// The number of readers.
-    pub(super) fn readers(&self) -> usize {
+    pub(super) fn readers(&self) -> u32 {
         self.readers.load(Ordering::Acquire)
     }
 
@@ -124,7 +124,7 @@ impl Control {
 
     /// The grace, if it has a limit and there is no reader, and the number of readers so far: a
     /// reader may have come and gone since the last call.
-    pub(super) fn abandoned(&self) -> Option<(Duration, usize)> {
+    pub(super) fn abandoned(&self) -> Option<(Duration, u32)> {
         let grace = self.grace?;
         let arrivals = self.arrivals.load(Ordering::Acquire);
         (self.readers.load(Ordering::Acquire) == 0).then_some((grace, arrivals))
@@ -139,7 +139,7 @@ impl Control {
     /// Gives the log up unless it is held. A later holder finds that it is given up. Returns whether
     /// it is.
     pub(super) fn give_up_log(&self) -> bool {
-        let give_up = |holders: usize| (holders & !EXPIRING == 0).then_some(EXPIRING);
+        let give_up = |holders: u32| (holders & !EXPIRING == 0).then_some(EXPIRING);
         self.holders
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, give_up)
             .is_ok()
@@ -217,6 +217,7 @@ impl Drop for ReaderGuard {
         }
         if readers == 0 {
             self.0.control.driver.wake();
+            self.0.release_templates();
         }
         self.0.control.release();
     }

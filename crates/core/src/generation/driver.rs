@@ -631,7 +631,7 @@ struct Abandoned {
     /// How long the generation may run without one.
     grace: Duration,
     /// The number of readers so far.
-    arrivals: usize,
+    arrivals: u32,
 }
 
 impl Drop for Deadlines {

@@ -65,7 +65,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
-use crate::dialect::{self, ItemIndex, View};
+use crate::dialect::{self, ItemIndex, View, known_template};
 use crate::log::{LogHeader, LogTail, Position, ReadError, ReadPosition, TailEnd};
 use crate::model::account::{Account, Turn};
 use crate::model::event::{DeltaTarget, EventKind, Outcome};
@@ -88,7 +88,8 @@ use render_cache::RenderCache;
 pub struct Generation {
     header: Arc<LogHeader>,
     log: Arc<LogTail>,
-    templates: RwLock<Vec<Arc<KnownTemplate>>>,
+    /// None if they are read from the log when they are needed, as after the end of a short stream.
+    templates: RwLock<Option<Vec<Arc<KnownTemplate>>>>,
     snapshot: Mutex<Snapshot>,
     control: Control,
     response_head: ResponseHead,
@@ -141,7 +142,7 @@ impl Generation {
         let generation = Arc::new(Self {
             header,
             log,
-            templates: RwLock::default(),
+            templates: RwLock::new(Some(Vec::new())),
             snapshot: Mutex::default(),
             control,
             response_head: ResponseHead::default(),
@@ -207,7 +208,7 @@ impl Generation {
 
     /// The number of readers now.
     #[must_use]
-    pub fn readers(&self) -> usize {
+    pub fn readers(&self) -> u32 {
         self.control.readers()
     }
 
@@ -574,6 +575,7 @@ impl Generation {
     pub(crate) fn count_end(&self) {
         let (object, log) = (self.object_size(), self.log.memory_size());
         self.holdings.lock().settle(object, log);
+        self.release_templates();
     }
 
     /// Holds the turn to exceed the limit of memory until the generation is dropped.
@@ -600,6 +602,7 @@ impl Generation {
             .templates
             .read()
             .iter()
+            .flatten()
             .map(|known| known.template.memory_size() + known.event_middle.capacity() + 160)
             .sum();
         let head = self.response_head.memory_size();
@@ -638,13 +641,45 @@ impl Generation {
 
     /// The templates published so far.
     pub(crate) fn templates(&self) -> Vec<Arc<KnownTemplate>> {
-        self.templates.read().clone()
+        let held = self.templates.read().clone();
+        held.unwrap_or_else(|| self.stored_templates())
     }
 
     pub(crate) fn add_template(&self, known: Arc<KnownTemplate>) {
         let mut templates = self.templates.write();
-        one_more(&mut templates);
+        let templates = templates.get_or_insert_default();
+        one_more(templates);
         templates.push(known);
+    }
+
+    /// Reads the templates from the log; none once the log has expired.
+    fn stored_templates(&self) -> Vec<Arc<KnownTemplate>> {
+        let snapshot = self.snapshot();
+        let mut templates = Vec::new();
+        let mut position = ReadPosition::at(Seq(0));
+        let mut batch = RecordBatch::default();
+        while self.log.read(&mut position, READ_BYTES, &mut batch).is_ok() && !batch.is_empty() {
+            for record in &batch {
+                if let Ok(Some((_, template))) = Content::template(record.payload) {
+                    let head = snapshot.head(template.target.item);
+                    let known = known_template(&self.meta().id, head, template);
+                    templates.push(Arc::new(known));
+                }
+            }
+        }
+        templates
+    }
+
+    /// Gives up the templates of a short stream that has ended and has no reader. A later reader
+    /// finds them in the log.
+    fn release_templates(&self) {
+        let is_short = || self.log.memory_size() <= READ_BYTES;
+        if self.control.readers() == 0 && self.is_over() && is_short() {
+            let released = self.templates.write().take();
+            if released.is_some() {
+                self.count_restored();
+            }
+        }
     }
 
     pub(crate) fn render_cache(&self) -> &RenderCache {
@@ -660,6 +695,10 @@ impl Generation {
         self.ended.notify_waiters();
     }
 }
+
+/// An ended generation is kept for long; with the counts of its `Arc` it fills an allocation of this
+/// size, and the next larger one has 640 bytes.
+const _: () = assert!(size_of::<Generation>() + 2 * size_of::<usize>() <= 512);
 
 impl History for Generation {
     fn text(&self, target: DeltaTarget) -> String {

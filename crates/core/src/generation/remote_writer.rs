@@ -118,7 +118,8 @@ impl RemoteWriter {
             }
             let new = self.folder.templates.get(known..).unwrap_or_default();
             if !new.is_empty() {
-                self.generation.templates.write().extend_from_slice(new);
+                let mut templates = self.generation.templates.write();
+                templates.get_or_insert_default().extend_from_slice(new);
             }
             log.load(batch);
             if let Some(head) = response_head(&snapshot) {

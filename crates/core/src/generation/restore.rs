@@ -99,7 +99,7 @@ impl Generation {
         if let Some(head) = response_head(&snapshot) {
             generation.response_head.set(head);
         }
-        *generation.templates.write() = folder.templates;
+        *generation.templates.write() = Some(folder.templates);
         *generation.snapshot.lock() = snapshot;
         generation.count_restored();
         Ok(generation)

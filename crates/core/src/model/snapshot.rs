@@ -131,10 +131,32 @@ struct Part {
     kind: PartKind,
     /// JSON-escaped.
     text: Text,
+    /// What few parts have.
+    details: Option<Box<Details>>,
+}
+
+#[derive(Clone, Default)]
+struct Details {
     /// Raw elements of all arrays, separated by commas.
     logprobs: Text,
     /// JSON objects, separated by commas.
     annotations: Text,
+}
+
+impl Part {
+    fn logprobs(&self) -> &Text {
+        let details = self.details.as_deref();
+        details.map_or(&text::EMPTY, |details| &details.logprobs)
+    }
+
+    fn annotations(&self) -> &Text {
+        let details = self.details.as_deref();
+        details.map_or(&text::EMPTY, |details| &details.annotations)
+    }
+
+    fn details_mut(&mut self) -> &mut Details {
+        self.details.get_or_insert_default()
+    }
 }
 
 impl std::fmt::Debug for Snapshot {
@@ -175,8 +197,11 @@ impl Snapshot {
                 .iter()
                 .map(|part| {
                     part.text.memory_size()
-                        + part.logprobs.memory_size()
-                        + part.annotations.memory_size()
+                        + part.details.as_ref().map_or(0, |details| {
+                            details.logprobs.memory_size()
+                                + details.annotations.memory_size()
+                                + size_of::<Details>()
+                        })
                         + size_of::<Part>()
                 })
                 .sum::<usize>()
@@ -210,7 +235,7 @@ impl Snapshot {
             .flat_map(|(_, item)| {
                 let parts = item.parts.iter();
                 parts
-                    .flat_map(|part| [&part.text, &part.logprobs, &part.annotations])
+                    .flat_map(|part| [&part.text, part.logprobs(), part.annotations()])
                     .chain([&item.arguments])
             })
             .map(Text::open_bytes)
@@ -258,8 +283,7 @@ impl Snapshot {
                     let part = Part {
                         kind,
                         text: Text::default(),
-                        logprobs: Text::default(),
-                        annotations: Text::default(),
+                        details: None,
                     };
                     one_more(&mut item.parts);
                     item.parts.push(part);
@@ -277,14 +301,14 @@ impl Snapshot {
                 if let (Some(part), Some(logprobs)) =
                     (self.part_mut(target.item, target.part), logprobs)
                 {
-                    push_elements(&mut part.logprobs, &logprobs);
+                    push_elements(&mut part.details_mut().logprobs, &logprobs);
                 }
             }
             EventKind::Annotation {
                 item, part, json, ..
             } => {
                 if let Some(part) = self.part_mut(item, part) {
-                    push_elements(&mut part.annotations, &format!("[{json}]"));
+                    push_elements(&mut part.details_mut().annotations, &format!("[{json}]"));
                 }
             }
             EventKind::ItemDone {
@@ -298,8 +322,10 @@ impl Snapshot {
                     item.arguments.close();
                     for part in &mut item.parts {
                         part.text.close();
-                        part.logprobs.close();
-                        part.annotations.close();
+                        if let Some(details) = &mut part.details {
+                            details.logprobs.close();
+                            details.annotations.close();
+                        }
                     }
                 }
             }
@@ -462,8 +488,7 @@ impl Snapshot {
 
     /// Returns a part's logprobs as array elements, without brackets.
     pub(crate) fn part_logprobs(&self, item: u32, part: u32) -> &Text {
-        self.part(item, part)
-            .map_or(&text::EMPTY, |part| &part.logprobs)
+        self.part(item, part).map_or(&text::EMPTY, Part::logprobs)
     }
 
     /// Returns a call's JSON-escaped arguments or input.
@@ -543,7 +568,7 @@ impl Snapshot {
         };
         let plain = matches!(*item.head, ItemHead::Message { choice: 0 })
             && part.kind == PartKind::Text
-            && part.annotations.is_empty();
+            && part.annotations().is_empty();
         (plain && !part.text.is_empty() && item.status == "in_progress" && self.outcome.is_none())
             .then(|| part.text.to_string())
     }

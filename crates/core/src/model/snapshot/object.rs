@@ -248,15 +248,15 @@ impl Item {
 impl Part {
     /// Returns about the length of its JSON.
     fn len(&self) -> usize {
-        self.text.len() + self.logprobs.len() + self.annotations.len()
+        self.text.len() + self.logprobs().len() + self.annotations().len()
     }
 
     fn write(&self, out: &mut impl Output) {
         write_part(
             self.kind,
             &self.text,
-            &self.annotations,
-            &self.logprobs,
+            self.annotations(),
+            self.logprobs(),
             out,
         );
     }
