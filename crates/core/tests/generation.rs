@@ -1796,6 +1796,45 @@ async fn cached_frames_beyond_the_read_position_are_not_used() {
 // === Memory ===
 
 #[tokio::test(start_paused = true)]
+async fn short_answer_holds_less_once_its_last_reader_has_left_and_reads_the_same() {
+    let test = engine();
+    let (started, call) = begin(&test, CHAT).await;
+    for token in ["one", " two", " three", " four", " five"] {
+        call.token(token);
+    }
+    complete(&call, " six");
+    let generation = started.guard.generation().clone();
+    generation.ended().await;
+    let mut first = Vec::new();
+    for dialect in [Dialect::Chat, Dialect::Responses, Dialect::Text] {
+        let mut reader = Reader::new(generation.attach(), 0, dialect);
+        reader.read_to_end().await.unwrap();
+        first.push(reader.bytes().to_vec());
+    }
+    let charged = || generation.account().held(AccountKind::Objects);
+    let (held, before) = (generation.memory_size(), charged());
+    drop(started);
+    assert_eq!(generation.readers(), 0);
+    let released = held - generation.memory_size();
+    assert!(released > 200, "{released} bytes of templates");
+    assert_eq!(before - charged(), released);
+
+    // Also in the middle, where a delta is the first record.
+    for (dialect, whole) in [Dialect::Chat, Dialect::Responses, Dialect::Text]
+        .into_iter()
+        .zip(first)
+    {
+        let mut reader = Reader::new(generation.attach(), 0, dialect);
+        reader.read_to_end().await.unwrap();
+        assert_eq!(reader.bytes(), whole, "{dialect:?}");
+        let mut rest = Reader::new(generation.attach(), 7, dialect);
+        rest.read_to_end().await.unwrap();
+        assert!(whole.ends_with(rest.bytes()), "{dialect:?}");
+        assert!(!rest.bytes().is_empty());
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn open_stream_of_a_thousand_tokens_holds_little_more_than_its_tokens() {
     let test = engine();
     let (started, call) = begin(&test, CHAT).await;
