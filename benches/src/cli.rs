@@ -35,7 +35,8 @@ pub(crate) struct Cli {
     /// The process behind --url, for its CPU and memory, with its children
     #[arg(long)]
     pub(crate) pid: Vec<u32>,
-    /// A gateway as NAME=COMMAND; {port}, {upstream} and {workers} are replaced, and OPENAI_BASE_URL is set
+    /// A gateway as NAME=COMMAND; {port}, {upstream} and {workers} are replaced, and OPENAI_BASE_URL
+    /// is set
     #[arg(long, value_parser = parse_gateway)]
     pub(crate) gateway: Vec<(String, String)>,
     /// Only --url and --gateway, without the simulator beside them
@@ -48,9 +49,17 @@ pub(crate) struct Cli {
     /// Rounds; in each round the targets are measured in turn
     #[arg(long, default_value_t = 3)]
     pub(crate) rounds: usize,
-    /// Worker threads of the gateway, worker processes of nginx and nchan, threads of haproxy; several
-    /// numbers are measured one after the other. What a scenario does by default, it does per worker
-    #[arg(short, long, value_delimiter = ',', value_name = "N", default_value = "1", value_parser = parse_workers)]
+    /// Worker threads of the gateway, worker processes of nginx and nchan, threads of haproxy;
+    /// several numbers are measured one after the other. What a scenario does by default, it does
+    /// per worker
+    #[arg(
+        short,
+        long,
+        value_delimiter = ',',
+        value_name = "N",
+        default_value = "1",
+        value_parser = parse_workers
+    )]
     pub(crate) workers: Vec<usize>,
     /// Threads of the simulator; by default one for every two workers
     #[arg(long, value_name = "N", value_parser = parse_workers)]
@@ -390,7 +399,7 @@ fn parse_workers(text: &str) -> Result<usize, String> {
     text.parse()
         .ok()
         .filter(|workers| (1..=256).contains(workers))
-        .ok_or_else(|| format!("{text} is not a number of workers; expected 1 to 256"))
+        .ok_or_else(|| format!("{text} is not a number of workers or threads; expected 1 to 256"))
 }
 
 fn parse_duration(text: &str) -> Result<Duration, String> {

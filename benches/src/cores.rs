@@ -8,8 +8,11 @@ use thiserror::Error;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Cores {
     pub(crate) load: Option<Vec<usize>>,
-    pub(crate) simulator: Option<Vec<usize>>,
+    simulator: Option<Vec<usize>>,
     target: Option<Vec<usize>>,
+    /// The cores of a party that is not named. Without these it would inherit those of the load
+    /// side, which starts it.
+    others: Option<Vec<usize>>,
 }
 
 #[derive(Debug, Error, PartialEq, Eq)]
@@ -43,12 +46,27 @@ impl Cores {
             load: Some(vec![first]),
             simulator: Some(simulator),
             target: Some(target.to_vec()),
+            others: None,
         }
+    }
+
+    /// Lets parties that are not named run on all of these.
+    pub(crate) fn with_others(self, available: Vec<usize>) -> Self {
+        Self {
+            others: Some(available),
+            ..self
+        }
+    }
+
+    pub(crate) fn simulator(&self) -> Option<&[usize]> {
+        self.simulator.as_deref().or(self.others.as_deref())
     }
 
     /// Returns the cores of a process with this many workers: one for each, as far as there are.
     pub(crate) fn target(&self, workers: usize) -> Option<&[usize]> {
-        let cores = self.target.as_deref()?;
+        let Some(cores) = self.target.as_deref() else {
+            return self.others.as_deref();
+        };
         Some(cores.get(..workers).unwrap_or(cores))
     }
 }
@@ -107,6 +125,7 @@ mod tests {
             load: some(load),
             simulator: some(simulator),
             target: some(target),
+            others: None,
         }
     }
 
@@ -132,6 +151,16 @@ mod tests {
         assert_eq!(cores.target(2), Some([4, 5].as_slice()));
         assert_eq!(cores.target(9), Some([4, 5, 6].as_slice()));
         assert_eq!(Cores::default().target(1), None);
+    }
+
+    #[test]
+    fn party_that_is_not_named_runs_on_all_cores() {
+        let cores = "load=0"
+            .parse::<Cores>()
+            .unwrap()
+            .with_others(vec![0, 1, 2]);
+        assert_eq!(cores.simulator(), Some([0, 1, 2].as_slice()));
+        assert_eq!(cores.target(1), Some([0, 1, 2].as_slice()));
     }
 
     #[test]

@@ -41,7 +41,7 @@ use crate::cli::{Cli, upstream_hint};
 use crate::cores::Cores;
 use crate::load::Load;
 use crate::measure::Run;
-use crate::report::{Record, Summary};
+use crate::report::{Record, RecordError, Summary};
 use crate::scenario::{Bench, BenchError, Name};
 use crate::session::Session;
 use crate::target::{Bed, Programs};
@@ -66,6 +66,11 @@ fn main() -> ExitCode {
 /// Runs all scenarios and reports. Returns whether no token was lost or doubled and no stream
 /// broke.
 fn measure(cli: &Cli) -> Result<bool, AnyError> {
+    if cli.is_whole() && cli.workers.len() > 1 {
+        let why =
+            "the bar and the page are of one number of --workers; measure others by a scenario";
+        return Err(why.into());
+    }
     if let Some(dir) = &cli.from {
         write_page(cli, dir)?;
         return Ok(true);
@@ -172,22 +177,23 @@ fn write_page(cli: &Cli, dir: &Path) -> Result<(), AnyError> {
         .map_err(|error| format!("failed to plot into {}: {error}", plots.display()))?;
     // Runs with several workers may be of another machine.
     let folder = dir.join("workers");
-    let by_workers = if folder.is_dir() {
-        Record::read_all(&folder)?
-    } else {
-        Vec::new()
+    let by_workers = match Record::read_all(&folder) {
+        Err(_) if !folder.is_dir() => Vec::new(),
+        Err(RecordError::None { .. }) => Vec::new(),
+        other => other?,
     };
-    let runs: Vec<Run> = by_workers
-        .iter()
-        .flat_map(|record| record.runs.iter().cloned())
-        .collect();
-    report::write_workers(&plots, &runs)
+    let plotted = report::write_workers(&plots, &by_workers)
         .map_err(|error| format!("failed to plot into {}: {error}", plots.display()))?;
     let changes = fs::read_to_string(cli.out.with_file_name(CHANGES)).ok();
     let folder = plots.file_name().unwrap_or_default().to_string_lossy();
     fs::write(
         &cli.out,
-        report::page(&records, &by_workers, &folder, changes.as_deref()),
+        report::page(
+            &records,
+            (&by_workers, plotted),
+            &folder,
+            changes.as_deref(),
+        ),
     )
     .map_err(|error| format!("failed to write {}: {error}", cli.out.display()))?;
     tell(&format!(
@@ -224,7 +230,7 @@ fn programs(cli: &Cli) -> Result<Programs, AnyError> {
     }
     build(cli, &packages)?;
     let cores = match &cli.cpus {
-        Some(cores) => cores.clone(),
+        Some(cores) => cores.clone().with_others(process::cores()),
         None if cli.no_pin => Cores::default(),
         None => Cores::spread(&process::cores(), cli.most_workers()),
     };

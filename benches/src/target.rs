@@ -172,12 +172,8 @@ impl Bed {
                 .arg(bed.programs.simulator_threads.to_string());
             let log = bed.dir.path().join("simulator.log");
             let remedy = "build it with `cargo build --profile dist -p tokenwire-simulator`, or use --simulator PATH";
-            let mut simulator = Running::start(
-                command,
-                log,
-                bed.programs.cores.simulator.as_deref(),
-                remedy,
-            )?;
+            let mut simulator =
+                Running::start(command, log, bed.programs.cores.simulator(), remedy)?;
             simulator.wait_until(address, process::accepts)?;
             bed.simulator = Some(simulator);
         }

@@ -2,7 +2,7 @@
 //! program.
 //!
 //! The program has 16 MB of code, of which a token takes 50 KB in 250 functions. In the linker's
-//! own order these lie on 180 pages, more than the processor keeps translations of.
+//! own order these lie on 180 pages, more than a processor's first level of translations holds.
 //! `cargo xtask order` records the functions in `functions.txt`.
 
 use std::env;
@@ -20,7 +20,7 @@ fn main() {
         // Functions that have since been renamed or inlined are passed over.
         "-Wl,--no-warn-symbol-ordering".to_owned(),
     ];
-    // Without optimisation over all crates there are other functions.
+    // With less optimisation there are other functions.
     if variable("OPT_LEVEL") == "3" && file.exists() && linker_takes(&arguments) {
         for argument in arguments {
             println!("cargo:rustc-link-arg-bins={argument}");
@@ -30,7 +30,8 @@ fn main() {
         let lock = Path::new(&variable("CARGO_MANIFEST_DIR")).join("../../Cargo.lock");
         if recorded != environment(&variable("RUSTC"), &lock).as_deref() {
             println!(
-                "cargo:warning=functions.txt is from another compiler or Cargo.lock, so functions may not be found and the program is some per cent slower; `cargo xtask order` records it anew"
+                "cargo:warning=functions.txt is from another compiler or Cargo.lock: the program \
+                 may be some per cent slower; `cargo xtask order` records it anew"
             );
         }
     }

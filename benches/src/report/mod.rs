@@ -15,7 +15,7 @@ use crate::measure::{Quantiles, Run, Spread};
 
 pub(crate) use bar::bar;
 pub(crate) use page::page;
-pub(crate) use record::{Failure, Record};
+pub(crate) use record::{Failure, Record, RecordError};
 pub(crate) use svg::{write_svg, write_workers};
 pub(crate) use table::table;
 

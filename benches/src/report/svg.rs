@@ -6,7 +6,7 @@ use plotters::coord::ranged1d::{SegmentedCoord, ValueFormatter};
 use plotters::coord::types::RangedCoordusize;
 use plotters::prelude::*;
 
-use super::{Summary, workers};
+use super::{Record, Summary, workers};
 use crate::measure::{CURVE_END, CURVE_STEPS, Run, Spread, curve_x};
 
 type PlotError = Box<dyn std::error::Error>;
@@ -36,13 +36,21 @@ type PickCurve = fn(&Run) -> &[f64];
 /// `{scenario}-delay.svg`, as far as there are figures.
 pub(crate) fn write_svg(dir: &Path, summaries: &[Summary], runs: &[Run]) -> Result<(), PlotError> {
     std::fs::create_dir_all(dir)?;
-    let mut scenarios: Vec<&str> = summaries.iter().map(|it| it.scenario.as_str()).collect();
+    let mut scenarios: Vec<(&str, usize)> = summaries
+        .iter()
+        .map(|it| (it.scenario.as_str(), it.workers))
+        .collect();
     scenarios.dedup();
-    for scenario in scenarios {
+    for (scenario, workers) in scenarios {
         let here: Vec<&Summary> = summaries
             .iter()
-            .filter(|it| it.scenario == scenario)
+            .filter(|it| it.scenario == scenario && it.workers == workers)
             .collect();
+        // One worker is the usual case, and has the short names.
+        let file = match workers {
+            0 | 1 => scenario.to_owned(),
+            _ => format!("{scenario}-{workers}-workers"),
+        };
         let bars = |pick: fn(&Summary) -> Option<Spread>| -> Vec<(String, Spread)> {
             here.iter()
                 .filter_map(|it| Some((it.target.clone(), pick(it)?)))
@@ -56,10 +64,10 @@ pub(crate) fn write_svg(dir: &Path, summaries: &[Summary], runs: &[Run]) -> Resu
         });
         let unit = if per_request { "request" } else { "token" };
         let title = format!("{scenario}: CPU per {unit}, µs (median; line: least to most)");
-        draw_bars(&dir.join(format!("{scenario}-cpu.svg")), &title, &cpu)?;
+        draw_bars(&dir.join(format!("{file}-cpu.svg")), &title, &cpu)?;
         let title = format!("{scenario}: memory per stream, KiB PSS");
         draw_bars(
-            &dir.join(format!("{scenario}-memory.svg")),
+            &dir.join(format!("{file}-memory.svg")),
             &title,
             &bars(|it| it.pss_kib_per_stream),
         )?;
@@ -73,6 +81,7 @@ pub(crate) fn write_svg(dir: &Path, summaries: &[Summary], runs: &[Run]) -> Resu
             let mine = |target: &str| {
                 let of = |run: &&Run| {
                     run.scenario == scenario
+                        && run.workers == workers
                         && run.target == target
                         && pick(run).len() == CURVE_STEPS as usize
                 };
@@ -83,7 +92,7 @@ pub(crate) fn write_svg(dir: &Path, summaries: &[Summary], runs: &[Run]) -> Resu
                 .filter_map(|it| Some((it.target.clone(), mine(&it.target)?)))
                 .collect();
             draw_curves(
-                &dir.join(format!("{scenario}-{name}.svg")),
+                &dir.join(format!("{file}-{name}.svg")),
                 &format!("{scenario}: {what}, µs"),
                 &curves,
             )?;
@@ -92,15 +101,20 @@ pub(crate) fn write_svg(dir: &Path, summaries: &[Summary], runs: &[Run]) -> Resu
     Ok(())
 }
 
-/// Writes `workers.svg`: each ratio by the number of workers.
-pub(crate) fn write_workers(dir: &Path, runs: &[Run]) -> Result<(), PlotError> {
-    let numbers = workers::numbers(runs);
+/// Writes `workers.svg`: each ratio by the number of workers. Returns whether there is something to
+/// draw; if not, no such file stays.
+pub(crate) fn write_workers(dir: &Path, records: &[Record]) -> Result<bool, PlotError> {
+    let path = dir.join("workers.svg");
+    if path.exists() {
+        std::fs::remove_file(&path)?;
+    }
+    let numbers = workers::numbers(records);
     let lines: Vec<(&str, Vec<(f64, f64)>)> = workers::FIGURES
         .iter()
         .map(|figure| {
             let points = numbers.iter().filter_map(|number| {
                 let workers = u32::try_from(*number).ok()?;
-                Some((f64::from(workers), figure.with(*number, runs)?.median))
+                Some((f64::from(workers), figure.with(*number, records)?.median))
             });
             (figure.name, points.collect::<Vec<_>>())
         })
@@ -111,10 +125,9 @@ pub(crate) fn write_workers(dir: &Path, runs: &[Run]) -> Result<(), PlotError> {
         Spread::of(points().map(|(workers, _)| *workers)),
         Spread::of(points().map(|(_, ratio)| *ratio)),
     ) else {
-        return Ok(());
+        return Ok(false);
     };
     std::fs::create_dir_all(dir)?;
-    let path = dir.join("workers.svg");
     let root = SVGBackend::new(&path, (WIDTH, HEIGHT + 160)).into_drawing_area();
     root.fill(&WHITE)?;
     let mut chart = ChartBuilder::on(&root)
@@ -142,7 +155,7 @@ pub(crate) fn write_workers(dir: &Path, runs: &[Run]) -> Result<(), PlotError> {
         .border_style(BLACK)
         .draw()?;
     root.present()?;
-    Ok(())
+    Ok(true)
 }
 
 /// Returns the median over the rounds at each step.

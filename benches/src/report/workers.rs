@@ -1,5 +1,6 @@
 //! Figures by the number of workers, from runs with `--workers`.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use super::Record;
@@ -28,53 +29,120 @@ fn delay(run: &Run) -> Option<f64> {
     run.token_delay.map(|times| times.p99)
 }
 
-#[rustfmt::skip]
 pub(super) const FIGURES: &[Figure] = &[
-    Figure { name: "paced token over SSE, CPU, × nginx", scenario: "paced", target: "tokenwire/chat", peer: "nginx", at_most: 1.15, pick: by_token },
-    Figure { name: "paced token over WebSocket, CPU, × nginx", scenario: "paced", target: "tokenwire/ws", peer: "nginx", at_most: 1.2, pick: by_token },
-    Figure { name: "saturated token over SSE, CPU, × nginx", scenario: "saturated", target: "tokenwire/chat", peer: "nginx", at_most: 1.5, pick: by_token },
-    Figure { name: "five-token request, kept connection, CPU, × nginx", scenario: "short", target: "tokenwire/chat", peer: "nginx", at_most: 1.5, pick: by_request },
-    Figure { name: "five-token request, new connection, CPU, × nginx", scenario: "short-new", target: "tokenwire/chat", peer: "nginx", at_most: 1.5, pick: by_request },
-    Figure { name: "one to many over SSE, CPU, × nchan", scenario: "fanout", target: "tokenwire/streams", peer: "nchan/sse", at_most: 0.75, pick: by_token },
-    Figure { name: "one to many over WebSocket, CPU, × nchan", scenario: "fanout", target: "tokenwire/ws", peer: "nchan/ws", at_most: 0.8, pick: by_token },
-    Figure { name: "one to many over SSE, p99, × nchan", scenario: "fanout", target: "tokenwire/streams", peer: "nchan/sse", at_most: 1.0, pick: delay },
-    Figure { name: "one to many over WebSocket, p99, × nchan", scenario: "fanout", target: "tokenwire/ws", peer: "nchan/ws", at_most: 1.0, pick: delay },
-    Figure { name: "32 lanes on a WebSocket, CPU, × a WebSocket each", scenario: "paced", target: "tokenwire/lanes", peer: "tokenwire/ws", at_most: 0.5, pick: by_token },
+    Figure {
+        name: "paced token over SSE, CPU, × nginx",
+        scenario: "paced",
+        target: "tokenwire/chat",
+        peer: "nginx",
+        at_most: 1.15,
+        pick: by_token,
+    },
+    Figure {
+        name: "paced token over WebSocket, CPU, × nginx",
+        scenario: "paced",
+        target: "tokenwire/ws",
+        peer: "nginx",
+        at_most: 1.2,
+        pick: by_token,
+    },
+    Figure {
+        name: "saturated token over SSE, CPU, × nginx",
+        scenario: "saturated",
+        target: "tokenwire/chat",
+        peer: "nginx",
+        at_most: 1.5,
+        pick: by_token,
+    },
+    Figure {
+        name: "five-token request, kept connection, CPU, × nginx",
+        scenario: "short",
+        target: "tokenwire/chat",
+        peer: "nginx",
+        at_most: 1.5,
+        pick: by_request,
+    },
+    Figure {
+        name: "five-token request, new connection, CPU, × nginx",
+        scenario: "short-new",
+        target: "tokenwire/chat",
+        peer: "nginx",
+        at_most: 1.5,
+        pick: by_request,
+    },
+    Figure {
+        name: "one to many over SSE, CPU, × nchan",
+        scenario: "fanout",
+        target: "tokenwire/streams",
+        peer: "nchan/sse",
+        at_most: 0.75,
+        pick: by_token,
+    },
+    Figure {
+        name: "one to many over WebSocket, CPU, × nchan",
+        scenario: "fanout",
+        target: "tokenwire/ws",
+        peer: "nchan/ws",
+        at_most: 0.8,
+        pick: by_token,
+    },
+    Figure {
+        name: "one to many over SSE, p99, × nchan",
+        scenario: "fanout",
+        target: "tokenwire/streams",
+        peer: "nchan/sse",
+        at_most: 1.0,
+        pick: delay,
+    },
+    Figure {
+        name: "one to many over WebSocket, p99, × nchan",
+        scenario: "fanout",
+        target: "tokenwire/ws",
+        peer: "nchan/ws",
+        at_most: 1.0,
+        pick: delay,
+    },
+    Figure {
+        name: "streams on lanes of a WebSocket, CPU, × a WebSocket each",
+        scenario: "paced",
+        target: "tokenwire/lanes",
+        peer: "tokenwire/ws",
+        at_most: 0.5,
+        pick: by_token,
+    },
 ];
 
 // === impl Figure ===
 
 impl Figure {
-    /// Returns the ratio with so many workers, over the rounds.
-    pub(super) fn with(&self, workers: usize, runs: &[Run]) -> Option<Spread> {
-        let of = |target: &'static str| {
-            runs.iter().filter(move |run| {
-                run.scenario == self.scenario && run.workers == workers && run.target == target
+    /// Returns the ratio with so many workers, over the rounds of each record. Those of different
+    /// records may be of different days and machines.
+    pub(super) fn with(&self, workers: usize, records: &[Record]) -> Option<Spread> {
+        Spread::of(records.iter().flat_map(|record| {
+            let of = |target: &'static str| {
+                record.runs.iter().filter(move |run| {
+                    run.scenario == self.scenario && run.workers == workers && run.target == target
+                })
+            };
+            of(self.target).filter_map(move |mine| {
+                let peer = of(self.peer).find(|peer| peer.round == mine.round)?;
+                Some((self.pick)(mine)? / (self.pick)(peer)?)
             })
-        };
-        Spread::of(of(self.target).filter_map(|mine| {
-            let peer = of(self.peer).find(|peer| peer.round == mine.round)?;
-            Some((self.pick)(mine)? / (self.pick)(peer)?)
         }))
     }
 }
 
 /// Returns the numbers of workers in ascending order.
-pub(super) fn numbers(runs: &[Run]) -> Vec<usize> {
-    let mut numbers: Vec<usize> = runs.iter().map(|run| run.workers).collect();
-    numbers.sort_unstable();
-    numbers.dedup();
-    numbers
+pub(super) fn numbers(records: &[Record]) -> Vec<usize> {
+    let runs = records.iter().flat_map(|record| &record.runs);
+    let numbers: BTreeSet<usize> = runs.map(|run| run.workers).collect();
+    numbers.into_iter().collect()
 }
 
 /// Returns the section of the page: each ratio by the number of workers. `plot` is the path of the
-/// plot relative to the page.
-pub(super) fn section(records: &[Record], plot: &str) -> String {
-    let runs: Vec<Run> = records
-        .iter()
-        .flat_map(|record| record.runs.iter().cloned())
-        .collect();
-    let numbers = numbers(&runs);
+/// plot relative to the page, if there is one.
+pub(super) fn section(records: &[Record], plot: Option<&str>) -> String {
+    let numbers = numbers(records);
     let mut head = vec!["figure".to_owned(), "at most".to_owned()];
     head.extend(numbers.iter().map(|workers| match workers {
         1 => "1 worker".to_owned(),
@@ -84,7 +152,7 @@ pub(super) fn section(records: &[Record], plot: &str) -> String {
     for figure in FIGURES {
         let ratios: Vec<Option<Spread>> = numbers
             .iter()
-            .map(|workers| figure.with(*workers, &runs))
+            .map(|workers| figure.with(*workers, records))
             .collect();
         if ratios.iter().all(Option::is_none) {
             continue;
@@ -97,27 +165,25 @@ pub(super) fn section(records: &[Record], plot: &str) -> String {
         );
         lines.push(line);
     }
-    let mut text = String::from("\n## Several workers\n\n");
-    let mut machines: Vec<&str> = records.iter().map(|it| it.machine.as_str()).collect();
-    machines.dedup();
-    let mut commands: Vec<String> = records
+    let wrong: u64 = records
         .iter()
-        .map(|it| format!("`{}`", it.command.join(" ")))
-        .collect();
-    commands.dedup();
-    let wrong: u64 = runs
-        .iter()
+        .flat_map(|record| &record.runs)
         .filter(|run| !run.peer)
         .map(|run| run.lost + run.doubled + run.broken)
         .sum();
-    let _ = write!(
-        text,
-        "As many workers on each side, a core for each of them, and the load of one worker for each: medians of the ratios within a \
-         round. Machine: {}. Tokens lost or doubled, or streams broken: {wrong}. Measured by {}.\n\n{}\n![ratios by workers]({plot})\n",
-        machines.join(", "),
-        commands.join(", "),
-        align(&lines)
+    let machines: BTreeSet<&str> = records.iter().map(|it| it.machine.as_str()).collect();
+    let mut text = format!(
+        "\n## Several workers\n\nAs many workers on each side: medians of the ratios within a round. \
+         Machine: {}. Tokens lost or doubled, or streams broken: {wrong}. Measured by:\n\n",
+        machines.into_iter().collect::<Vec<_>>().join(", "),
     );
+    for record in records {
+        let _ = writeln!(text, "* `{}`", record.command.join(" "));
+    }
+    let _ = write!(text, "\n{}", align(&lines));
+    if let Some(plot) = plot {
+        let _ = write!(text, "\n![ratios by workers]({plot})\n");
+    }
     text
 }
 
@@ -156,7 +222,10 @@ mod tests {
             run("nginx", 4, 1, 40.0),
             run("tokenwire/chat", 4, 1, 52.0),
         ];
-        let text = section(&[record], "workers.svg");
+        // Another day: its peer is no peer of the runs above.
+        let mut other = Record::new(BTreeMap::new());
+        other.runs = vec![run("nginx", 1, 0, 1.0)];
+        let text = section(&[other, record], Some("workers.svg"));
         let line = text
             .lines()
             .find(|line| line.contains("paced token over SSE"))

@@ -1819,6 +1819,17 @@ async fn short_answer_holds_less_once_its_last_reader_has_left_and_reads_the_sam
     assert!(released > 200, "{released} bytes of templates");
     assert_eq!(before - charged(), released);
 
+    // A reader needs them, and the last of two gives them up.
+    let (one, two) = (generation.attach(), generation.attach());
+    assert_eq!((generation.memory_size(), charged()), (held, before));
+    drop(one);
+    assert_eq!((generation.memory_size(), charged()), (held, before));
+    drop(two);
+    assert_eq!(
+        (held - generation.memory_size(), before - charged()),
+        (released, released)
+    );
+
     // Also in the middle, where a delta is the first record.
     for (dialect, whole) in [Dialect::Chat, Dialect::Responses, Dialect::Text]
         .into_iter()
@@ -1832,6 +1843,43 @@ async fn short_answer_holds_less_once_its_last_reader_has_left_and_reads_the_sam
         assert!(whole.ends_with(rest.bytes()), "{dialect:?}");
         assert!(!rest.bytes().is_empty());
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn long_answer_keeps_its_templates() {
+    let test = engine();
+    let (started, call) = begin(&test, CHAT).await;
+    let text = "x".repeat(1_000);
+    for _ in 0..20 {
+        call.token(&text);
+    }
+    complete(&call, "y");
+    let generation = started.guard.generation().clone();
+    generation.ended().await;
+    let held = generation.memory_size();
+    drop(started);
+    assert_eq!(generation.readers(), 0);
+    assert_eq!(generation.memory_size(), held);
+}
+
+#[tokio::test(start_paused = true)]
+async fn background_answer_without_a_reader_holds_no_templates_after_its_end() {
+    let test = engine();
+    let (started, call) = begin(&test, r#"{"input":"hi","background":true}"#).await;
+    let generation = started.guard.generation().clone();
+    drop(started);
+    call.token("one").token(" two");
+    settle().await;
+    let running = generation.memory_size();
+    complete(&call, " three");
+    generation.ended().await;
+    settle().await;
+    assert!(generation.memory_size() < running);
+    let held = |kind| generation.account().held(kind);
+    assert_eq!(
+        held(AccountKind::Objects) + held(AccountKind::Inputs),
+        generation.memory_size()
+    );
 }
 
 #[tokio::test(start_paused = true)]

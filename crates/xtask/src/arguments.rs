@@ -124,8 +124,8 @@ change that explains them: `cargo xtask test --only micro` fails if a benchmark 
 
 const ORDER_HELP: &str = "\
 The names go into crates/server/functions.txt. Programs of the profile `dist` are laid out by it, which saves some per cent of the CPU
-time. It takes about ten minutes, most of it two builds' worth of linking. Record it before a release, and with each new compiler, whose
-symbols have other names; one that is out of date costs speed and nothing else.";
+time. It builds with that profile and runs the loads of the benchmarks under valgrind, in about ten minutes. Record it before a release,
+and with each new compiler and Cargo.lock, since symbols then have other names; a file that is out of date costs speed and nothing else.";
 
 const INSTALL_HELP: &str = "\
 Examples:

@@ -318,6 +318,14 @@ mod tests {
     use super::*;
 
     #[test]
+    fn tests_with_a_step_of_their_own_exist() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../server/tests/browser");
+        for name in WITHOUT_BROWSER.iter().chain(&RESTARTS) {
+            assert!(folder.join(name).is_file(), "{name}");
+        }
+    }
+
+    #[test]
     fn major_version_is_parsed() {
         assert_eq!(major("v20.20.2\n"), Some(20));
         assert_eq!(major("20.1"), None);

@@ -6,6 +6,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use serde_json::json;
+
 use crate::debian::VALGRIND;
 use crate::error::Error;
 use crate::install;
@@ -25,7 +27,8 @@ const HEADER: &str = "\
 /// A load under which calls are counted.
 struct Load {
     name: &'static str,
-    arguments: &'static [&'static str],
+    /// Arguments of `tokenwire-bench`.
+    arguments: &'static str,
     /// Tokens, or requests, of the load.
     units: u64,
     of: Part,
@@ -40,18 +43,37 @@ enum Part {
     Other,
 }
 
-#[rustfmt::skip]
 const LOADS: &[Load] = &[
-    Load { name: "chat", arguments: &["paced", "-r", "chat", "-n", "20", "--tokens", "100"], units: 2_000, of: Part::Token, keyed: false },
-    Load { name: "ws", arguments: &["paced", "-r", "ws", "-n", "20", "--tokens", "100"], units: 2_000, of: Part::Token, keyed: false },
-    Load { name: "lanes", arguments: &["paced", "-r", "lanes", "-n", "20", "--tokens", "100"], units: 2_000, of: Part::Token, keyed: false },
-    Load { name: "readers", arguments: &["fanout", "-r", "streams", "-n", "20", "--tokens", "60"], units: 1_200, of: Part::Token, keyed: false },
-    Load { name: "ws-readers", arguments: &["fanout", "-r", "ws", "-n", "20", "--tokens", "60"], units: 1_200, of: Part::Token, keyed: false },
-    Load { name: "requests", arguments: &["short", "-r", "chat", "-n", "8", "--requests", "400"], units: 400, of: Part::Request, keyed: false },
-    Load { name: "responses", arguments: &["short", "-r", "responses", "-n", "8", "--requests", "400"], units: 400, of: Part::Request, keyed: false },
-    Load { name: "connections", arguments: &["short-new", "-r", "chat", "-n", "8", "--requests", "400"], units: 400, of: Part::Request, keyed: false },
-    Load { name: "keys", arguments: &["short", "-r", "chat", "-n", "8", "--requests", "400"], units: 400, of: Part::Request, keyed: true },
+    tokens("chat", "paced -r chat -n 20 --tokens 100", 2_000),
+    tokens("ws", "paced -r ws -n 20 --tokens 100", 2_000),
+    tokens("lanes", "paced -r lanes -n 20 --tokens 100", 2_000),
+    tokens("readers", "fanout -r streams -n 20 --tokens 60", 1_200),
+    tokens("ws-readers", "fanout -r ws -n 20 --tokens 60", 1_200),
+    requests("requests", "short -r chat -n 8 --requests 400", 400),
+    requests("responses", "short -r responses -n 8 --requests 400", 400),
+    requests("connections", "short-new -r chat -n 8 --requests 400", 400),
+    Load {
+        keyed: true,
+        ..requests("keys", "short -r chat -n 8 --requests 400", 400)
+    },
 ];
+
+const fn tokens(name: &'static str, arguments: &'static str, units: u64) -> Load {
+    Load {
+        name,
+        arguments,
+        units,
+        of: Part::Token,
+        keyed: false,
+    }
+}
+
+const fn requests(name: &'static str, arguments: &'static str, units: u64) -> Load {
+    Load {
+        of: Part::Request,
+        ..tokens(name, arguments, units)
+    }
+}
 
 /// A key of the configuration below, of no use elsewhere.
 const KEY: &str = "sk-tw-AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
@@ -60,7 +82,7 @@ const KEY: &str = "sk-tw-AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Calls(BTreeMap<String, Function>);
 
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Function {
     calls: u64,
     address: u64,
@@ -74,7 +96,9 @@ pub(crate) fn record(workspace: &Workspace) -> Result<(), Error> {
     install::ensure(workspace, &[Need::Debian(VALGRIND)], true)?;
     let root = workspace.root();
     let mut build = process::cargo(root);
-    build.args(["build", "--profile", "dist"]);
+    // At a known place, whatever CARGO_TARGET_DIR is.
+    build.args(["build", "--profile", "dist", "--target-dir"]);
+    build.arg(root.join("target"));
     for package in ["tokenwire", "tokenwire-simulator", "tokenwire-bench"] {
         build.args(["-p", package]);
     }
@@ -82,10 +106,18 @@ pub(crate) fn record(workspace: &Workspace) -> Result<(), Error> {
     let folder = workspace.tools().join("order");
     std::fs::create_dir_all(&folder).map_err(Error::file("create", &folder))?;
     let programs = root.join("target/dist");
+    // As callgrind names them.
+    let programs = std::fs::canonicalize(&programs).map_err(Error::file("find", &programs))?;
     let mut places = BTreeMap::new();
     for load in LOADS {
         let counted = count(&programs, &folder, load)?;
         terminal::text(&format!("{}: {} functions", load.name, counted.0.len()));
+        if counted.0.is_empty() {
+            return Err(Error::Missing {
+                what: format!("the calls under the load {}", load.name),
+                remedy: "see what valgrind and the gateway print".to_owned(),
+            });
+        }
         for (name, function) in counted.0 {
             let Some(part) = part(function.calls, load.units, load.of) else {
                 continue;
@@ -136,27 +168,31 @@ fn part(calls: u64, units: u64, of: Part) -> Option<Part> {
 
 fn count(programs: &Path, folder: &Path, load: &Load) -> Result<Calls, Error> {
     let profile = folder.join(format!("{}.callgrind", load.name));
+    if profile.exists() {
+        std::fs::remove_file(&profile).map_err(Error::file("delete", &profile))?;
+    }
     let config = folder.join("config.json");
-    let keys = format!(
-        r#","auth":{{"keys":[{{"owner":"bench","key":"{KEY}","limits":{{"requests_per_minute":100000000,"tokens_per_minute":1000000000000,"streams":1000000}}}}]}}"#
-    );
-    let text = format!(
-        r#"{{"log":{{"filter":"error"}},"default_model":"simulator"{}}}"#,
-        if load.keyed { &keys } else { "" }
-    );
-    std::fs::write(&config, text).map_err(Error::file("write", &config))?;
+    let mut text = json!({"log": {"filter": "error"}, "default_model": "simulator"});
+    if load.keyed {
+        // No load reaches these limits, which are counted all the same.
+        let limits = json!({"requests_per_minute": 100_000_000, "tokens_per_minute": 1_000_000_000_000_u64,
+            "streams": 1_000_000});
+        text["auth"] = json!({"keys": [{"owner": "bench", "key": KEY, "limits": limits}]});
+    }
+    std::fs::write(&config, text.to_string()).map_err(Error::file("write", &config))?;
     let gateway = programs.join("tokenwire");
     let under_valgrind = format!(
-        "gateway=env -C {} valgrind --tool=callgrind --dump-instr=yes --demangle=no --compress-strings=no --compress-pos=no \
-         --callgrind-out-file={} {} --workers {{workers}} --port {{port}} --config {}",
-        folder.display(),
-        profile.display(),
-        gateway.display(),
-        config.display(),
+        "gateway=env -C {} valgrind --tool=callgrind --dump-instr=yes --demangle=no \
+         --compress-strings=no --compress-pos=no --callgrind-out-file={} \
+         {} --workers {{workers}} --port {{port}} --config {}",
+        process::quoted(folder.as_os_str()),
+        process::quoted(profile.as_os_str()),
+        process::quoted(gateway.as_os_str()),
+        process::quoted(config.as_os_str()),
     );
     let mut bench = process::command(programs.join("tokenwire-bench"), folder);
     bench
-        .args(load.arguments)
+        .args(load.arguments.split(' '))
         .args(["--alone", "--no-build", "--no-pin", "--rounds", "1"])
         .args(["--key", KEY, "--gateway", &under_valgrind]);
     process::run(&mut bench)?;
@@ -204,14 +240,10 @@ impl Calls {
     }
 
     fn function(&mut self, name: &str) -> &mut Function {
-        if !self.0.contains_key(name) {
-            let unknown = Function {
-                calls: 0,
-                address: u64::MAX,
-            };
-            self.0.insert(name.to_owned(), unknown);
-        }
-        self.0.entry(name.to_owned()).or_default()
+        self.0.entry(name.to_owned()).or_insert(Function {
+            calls: 0,
+            address: u64::MAX,
+        })
     }
 }
 

@@ -124,7 +124,8 @@ pub(crate) fn show(command: &Command) -> String {
         .join(" ")
 }
 
-fn quoted(word: &OsStr) -> String {
+/// Returns the word as a shell takes it.
+pub(crate) fn quoted(word: &OsStr) -> String {
     let word = word.to_string_lossy();
     let is_bare = |c: char| c.is_ascii_alphanumeric() || "-_./=:,+@%".contains(c);
     if !word.is_empty() && word.chars().all(is_bare) {

@@ -38,8 +38,8 @@ struct Entry {
     /// When the retention of its object began: at its end, or with a later turn that builds on it.
     kept_since: Option<Instant>,
     last_seq: Option<u64>,
-    /// Bytes of its log, and of the rest, at its end.
-    sizes: (usize, usize),
+    /// Bytes of its log at its end.
+    log_size: usize,
     /// Boxed, since most generations have none.
     key: Option<Box<(Owner, String)>>,
 }
@@ -47,8 +47,8 @@ struct Entry {
 /// What is noted of a generation at its end, taken without the directory's lock.
 struct EndOfGeneration {
     last_seq: Option<u64>,
-    /// Bytes of its log, and of the rest.
-    sizes: (usize, usize),
+    /// Bytes of its log.
+    log_size: usize,
 }
 
 #[derive(Debug)]
@@ -452,11 +452,11 @@ impl Directory {
             }
             match oldest {
                 Oldest::Log(id) => {
-                    released += entry.sizes.0;
+                    released += entry.log_size;
                     logs.push(id.clone());
                 }
                 Oldest::Object(id) => {
-                    released += entry.sizes.1;
+                    released += entry.generation.counted_size();
                     objects.push(id.clone());
                 }
             }
@@ -476,7 +476,7 @@ impl Entry {
             ended: None,
             kept_since: None,
             last_seq: None,
-            sizes: (0, 0),
+            log_size: 0,
             key: key.map(Box::new),
         }
     }
@@ -500,7 +500,7 @@ impl EndOfGeneration {
         let next = next.unwrap_or_else(|_| generation.snapshot().next());
         Self {
             last_seq: Some(next.0.saturating_sub(1)),
-            sizes: (generation.log().memory_size(), generation.memory_size()),
+            log_size: generation.log().memory_size(),
         }
     }
 }
@@ -527,7 +527,7 @@ impl State {
         entry.ended = Some(now);
         entry.kept_since = Some(now);
         entry.last_seq = end.last_seq;
-        entry.sizes = end.sizes;
+        entry.log_size = end.log_size;
         self.kept.insert(now, id);
         true
     }

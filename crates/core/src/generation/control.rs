@@ -198,6 +198,7 @@ impl ReaderGuard {
         generation.control.readers.fetch_add(1, Ordering::AcqRel);
         generation.control.arrivals.fetch_add(1, Ordering::AcqRel);
         generation.control.driver.wake();
+        generation.restore_templates();
         Self(generation)
     }
 
@@ -233,6 +234,7 @@ impl FollowerGuard {
         leader.hold();
         leader.control.followers.fetch_add(1, Ordering::AcqRel);
         leader.control.driver.wake();
+        leader.restore_templates();
         Self(leader)
     }
 
@@ -246,6 +248,7 @@ impl Drop for FollowerGuard {
     fn drop(&mut self) {
         if self.0.control.followers.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.0.control.driver.wake();
+            self.0.release_templates();
         }
         self.0.control.release();
     }

@@ -56,6 +56,11 @@ impl Holdings {
         self.object.resize(bytes);
     }
 
+    /// Returns the bytes that are counted beside the log.
+    pub(super) fn bytes(&self) -> usize {
+        self.inputs.bytes() + self.object.bytes()
+    }
+
     pub(super) fn hold_turn(&mut self, turn: Turn) {
         self.turn = Some(Box::new(turn));
     }

@@ -88,7 +88,7 @@ use render_cache::RenderCache;
 pub struct Generation {
     header: Arc<LogHeader>,
     log: Arc<LogTail>,
-    /// None if they are read from the log when they are needed, as after the end of a short stream.
+    /// None after the end of a short stream that has no reader; the log has them.
     templates: RwLock<Option<Vec<Arc<KnownTemplate>>>>,
     snapshot: Mutex<Snapshot>,
     control: Control,
@@ -589,6 +589,11 @@ impl Generation {
         &self.account
     }
 
+    /// Bytes beside its log that the account counts now.
+    pub(crate) fn counted_size(&self) -> usize {
+        self.holdings.lock().bytes()
+    }
+
     /// Bytes that it holds beside its log's records, including its registry entry. An estimate that
     /// memory limits rely on.
     #[must_use]
@@ -660,7 +665,9 @@ impl Generation {
         let mut batch = RecordBatch::default();
         while self.log.read(&mut position, READ_BYTES, &mut batch).is_ok() && !batch.is_empty() {
             for record in &batch {
-                if let Ok(Some((_, template))) = Content::template(record.payload) {
+                if let Ok(Some((number, template))) = Content::template(record.payload)
+                    && number == templates.len()
+                {
                     let head = snapshot.head(template.target.item);
                     let known = known_template(&self.meta().id, head, template);
                     templates.push(Arc::new(known));
@@ -670,15 +677,23 @@ impl Generation {
         templates
     }
 
-    /// Gives up the templates of a short stream that has ended and has no reader. A later reader
-    /// finds them in the log.
+    /// Gives up the templates of a short stream that has ended, once it has no reader.
     fn release_templates(&self) {
         let is_short = || self.log.memory_size() <= READ_BYTES;
-        if self.control.readers() == 0 && self.is_over() && is_short() {
-            let released = self.templates.write().take();
-            if released.is_some() {
-                self.count_restored();
-            }
+        if !self.is_held() && self.is_over() && is_short() {
+            *self.templates.write() = None;
+            // Also if there were none: another thread may have counted them at the end meanwhile.
+            self.count_restored();
+        }
+    }
+
+    /// Reads templates that were given up, before the first reader does: the log may be deleted
+    /// while it still has records to render.
+    fn restore_templates(&self) {
+        if self.templates.read().is_none() {
+            let templates = self.stored_templates();
+            *self.templates.write() = Some(templates);
+            self.count_restored();
         }
     }
 

@@ -154,6 +154,14 @@ impl Part {
         details.map_or(&text::EMPTY, |details| &details.annotations)
     }
 
+    /// Appends the elements of a raw JSON array.
+    fn push_logprobs(&mut self, array: &str) {
+        let inside = elements(array);
+        if !inside.is_empty() {
+            push_elements(&mut self.details_mut().logprobs, inside);
+        }
+    }
+
     fn details_mut(&mut self) -> &mut Details {
         self.details.get_or_insert_default()
     }
@@ -301,14 +309,14 @@ impl Snapshot {
                 if let (Some(part), Some(logprobs)) =
                     (self.part_mut(target.item, target.part), logprobs)
                 {
-                    push_elements(&mut part.details_mut().logprobs, &logprobs);
+                    part.push_logprobs(&logprobs);
                 }
             }
             EventKind::Annotation {
                 item, part, json, ..
             } => {
                 if let Some(part) = self.part_mut(item, part) {
-                    push_elements(&mut part.details_mut().annotations, &format!("[{json}]"));
+                    push_elements(&mut part.details_mut().annotations, json.trim());
                 }
             }
             EventKind::ItemDone {
@@ -582,19 +590,20 @@ fn text_kind(kind: PartKind) -> TextKind {
     }
 }
 
-/// Appends the elements of a raw JSON array to a list of elements without brackets.
-fn push_elements(list: &mut Text, array: &str) {
-    let inside = array
+/// Returns the elements of a raw JSON array without brackets.
+fn elements(array: &str) -> &str {
+    array
         .trim()
         .strip_prefix('[')
         .and_then(|rest| rest.strip_suffix(']'))
         .unwrap_or_default()
-        .trim();
-    if inside.is_empty() {
-        return;
-    }
+        .trim()
+}
+
+/// Appends elements to a list of elements without brackets.
+fn push_elements(list: &mut Text, elements: &str) {
     if !list.is_empty() {
         list.push_str(",");
     }
-    list.push_str(inside);
+    list.push_str(elements);
 }
