@@ -18,7 +18,7 @@ use tokenwire_core::dialect::Dialect;
 use tokenwire_core::engine::{ReaderKind, Resumption, StartRequest, Started};
 use tokenwire_core::generation::{Generation, Subscription, SubscriptionError};
 use tokenwire_core::log::{LogLimits, LogReader};
-use tokenwire_core::model::account::AccountKind;
+use tokenwire_core::model::account::{AccountKind, Relief as _};
 use tokenwire_core::model::error::{ApiError, ErrorCode};
 use tokenwire_core::model::id::{GenerationId, Owner, Seq};
 use tokenwire_core::model::record::RecordBatch;
@@ -1233,6 +1233,22 @@ async fn oldest_finished_log_is_evicted_first() {
         first_object <= first_kept,
         "an object was dropped before its log"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn relief_gives_back_as_much_as_is_missing() {
+    let test = engine();
+    for _ in 0..40 {
+        // What it held at its end is more than it holds without its reader.
+        finished(&test, CHAT, "x").await;
+    }
+    let registry = test.engine.registry();
+    for missing in [registry.used() / 2, registry.used() / 4] {
+        let before = registry.used();
+        registry.relieve(missing);
+        assert!(registry.used() <= before - missing);
+    }
+    assert!(registry.used() > 0);
 }
 
 #[tokio::test(start_paused = true)]
