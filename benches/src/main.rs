@@ -182,18 +182,13 @@ fn write_page(cli: &Cli, dir: &Path) -> Result<(), AnyError> {
         Err(RecordError::None { .. }) => Vec::new(),
         other => other?,
     };
-    let plotted = report::write_workers(&plots, &by_workers)
+    report::write_workers(&plots, &by_workers)
         .map_err(|error| format!("failed to plot into {}: {error}", plots.display()))?;
     let changes = fs::read_to_string(cli.out.with_file_name(CHANGES)).ok();
     let folder = plots.file_name().unwrap_or_default().to_string_lossy();
     fs::write(
         &cli.out,
-        report::page(
-            &records,
-            (&by_workers, plotted),
-            &folder,
-            changes.as_deref(),
-        ),
+        report::page(&records, &by_workers, &folder, changes.as_deref()),
     )
     .map_err(|error| format!("failed to write {}: {error}", cli.out.display()))?;
     tell(&format!(

@@ -9,9 +9,14 @@ use std::env;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use functions_for::environment;
+
+mod functions_for;
+
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-changed=functions.txt");
+    println!("cargo:rerun-if-changed=functions_for.rs");
     println!("cargo:rerun-if-changed=../../Cargo.lock");
     let variable = |name: &str| env::var(name).unwrap_or_default();
     let file = Path::new(&variable("CARGO_MANIFEST_DIR")).join("functions.txt");
@@ -35,20 +40,6 @@ fn main() {
             );
         }
     }
-}
-
-/// Returns what the names of symbols depend on beside the code, as `cargo xtask order` writes it:
-/// the compiler, and the FNV-1a hash of the lock file.
-fn environment(compiler: &str, lock: &Path) -> Option<String> {
-    let version = Command::new(compiler).arg("--version").output().ok()?;
-    let version = String::from_utf8(version.stdout).ok()?;
-    let hash = std::fs::read(lock)
-        .ok()?
-        .iter()
-        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-            (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-        });
-    Some(format!("{}, Cargo.lock {hash:016x}", version.trim()))
 }
 
 /// Returns whether the linker that cargo will use knows these arguments. LLVM's, which Rust brings

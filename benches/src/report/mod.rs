@@ -84,7 +84,8 @@ impl Percentiles {
 // === impl Summary ===
 
 impl Summary {
-    /// Returns one summary per scenario, number of workers and target, in the order of their first runs.
+    /// Returns one summary per scenario, number of workers and target, in the order of their first
+    /// runs.
     pub(crate) fn all(runs: &[Run]) -> Vec<Self> {
         let mut names: Vec<(&str, usize, &str)> = Vec::new();
         for run in runs {
@@ -97,6 +98,21 @@ impl Summary {
             .into_iter()
             .map(|(scenario, workers, target)| Self::of(runs, scenario, workers, target))
             .collect()
+    }
+
+    /// Returns those of each scenario and number of workers, in the order of their first.
+    fn groups(summaries: &[Self]) -> Vec<Vec<&Self>> {
+        let key = |it: &Self| (it.scenario.clone(), it.workers);
+        let mut keys: Vec<_> = summaries.iter().map(key).collect();
+        keys.dedup();
+        keys.iter()
+            .map(|one| summaries.iter().filter(|it| key(it) == *one).collect())
+            .collect()
+    }
+
+    /// Returns the number of workers as a part of a name; one worker is the usual case.
+    fn several_workers(&self) -> Option<String> {
+        (self.workers > 1).then(|| format!("{} workers", self.workers))
     }
 
     fn of(runs: &[Run], scenario: &str, workers: usize, target: &str) -> Self {

@@ -161,13 +161,12 @@ fn section(scenario: Name) -> Option<(&'static str, &'static str, &'static [Tabl
     })
 }
 
-/// Returns the page. `by_workers` are the records of runs with several workers, and
-/// whether they are plotted. `plots` is the
+/// Returns the page. `by_workers` are the records of runs with several workers. `plots` is the
 /// folder of the plots relative to the page; `changes` describes optimisations with figures before
 /// and after.
 pub(crate) fn page(
     records: &[Record],
-    (by_workers, plotted): (&[Record], bool),
+    by_workers: &[Record],
     plots: &str,
     changes: Option<&str>,
 ) -> String {
@@ -235,7 +234,7 @@ pub(crate) fn page(
     }
     if !by_workers.is_empty() {
         let plot = format!("{plots}/workers.svg");
-        text.push_str(&workers::section(by_workers, plotted.then_some(&plot)));
+        text.push_str(&workers::section(by_workers, &plot));
     }
     text.push_str(NOTES);
     if let Some(changes) = changes {
@@ -475,7 +474,7 @@ mod tests {
         }];
         let text = page(
             &[record],
-            (&[], false),
+            &[],
             "results",
             Some("# Title\n\n## Part\n\nFaster.\n"),
         );

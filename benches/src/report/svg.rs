@@ -36,20 +36,12 @@ type PickCurve = fn(&Run) -> &[f64];
 /// `{scenario}-delay.svg`, as far as there are figures.
 pub(crate) fn write_svg(dir: &Path, summaries: &[Summary], runs: &[Run]) -> Result<(), PlotError> {
     std::fs::create_dir_all(dir)?;
-    let mut scenarios: Vec<(&str, usize)> = summaries
-        .iter()
-        .map(|it| (it.scenario.as_str(), it.workers))
-        .collect();
-    scenarios.dedup();
-    for (scenario, workers) in scenarios {
-        let here: Vec<&Summary> = summaries
-            .iter()
-            .filter(|it| it.scenario == scenario && it.workers == workers)
-            .collect();
-        // One worker is the usual case, and has the short names.
-        let file = match workers {
-            0 | 1 => scenario.to_owned(),
-            _ => format!("{scenario}-{workers}-workers"),
+    for here in Summary::groups(summaries) {
+        let Some(first) = here.first() else { continue };
+        let (scenario, workers) = (first.scenario.as_str(), first.workers);
+        let file = match first.several_workers() {
+            None => scenario.to_owned(),
+            Some(workers) => format!("{scenario}-{}", workers.replace(' ', "-")),
         };
         let bars = |pick: fn(&Summary) -> Option<Spread>| -> Vec<(String, Spread)> {
             here.iter()
@@ -101,31 +93,19 @@ pub(crate) fn write_svg(dir: &Path, summaries: &[Summary], runs: &[Run]) -> Resu
     Ok(())
 }
 
-/// Writes `workers.svg`: each ratio by the number of workers. Returns whether there is something to
-/// draw; if not, no such file stays.
-pub(crate) fn write_workers(dir: &Path, records: &[Record]) -> Result<bool, PlotError> {
+/// Writes `workers.svg`: each ratio by the number of workers. Without a curve no such file stays.
+pub(crate) fn write_workers(dir: &Path, records: &[Record]) -> Result<(), PlotError> {
     let path = dir.join("workers.svg");
     if path.exists() {
         std::fs::remove_file(&path)?;
     }
-    let numbers = workers::numbers(records);
-    let lines: Vec<(&str, Vec<(f64, f64)>)> = workers::FIGURES
-        .iter()
-        .map(|figure| {
-            let points = numbers.iter().filter_map(|number| {
-                let workers = u32::try_from(*number).ok()?;
-                Some((f64::from(workers), figure.with(*number, records)?.median))
-            });
-            (figure.name, points.collect::<Vec<_>>())
-        })
-        .filter(|(_, points)| points.len() > 1)
-        .collect();
-    let points = || lines.iter().flat_map(|(_, points)| points);
+    let curves = workers::curves(records);
+    let points = || curves.iter().flat_map(|(_, points)| points);
     let (Some(workers), Some(ratios)) = (
         Spread::of(points().map(|(workers, _)| *workers)),
         Spread::of(points().map(|(_, ratio)| *ratio)),
     ) else {
-        return Ok(false);
+        return Ok(());
     };
     std::fs::create_dir_all(dir)?;
     let root = SVGBackend::new(&path, (WIDTH, HEIGHT + 160)).into_drawing_area();
@@ -138,24 +118,9 @@ pub(crate) fn write_workers(dir: &Path, records: &[Record]) -> Result<bool, Plot
         // The names need room above the lines.
         .build_cartesian_2d(workers.least..workers.most, 0.0..ratios.most.max(1.5) * 1.9)?;
     chart.configure_mesh().x_desc("workers").draw()?;
-    for (index, (name, points)) in lines.iter().enumerate() {
-        let colour = COLOURS.get(index % COLOURS.len()).copied().unwrap_or(BLACK);
-        chart
-            .draw_series(LineSeries::new(
-                points.iter().copied(),
-                colour.stroke_width(2),
-            ))?
-            .label(*name)
-            .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(2)));
-    }
-    chart
-        .configure_series_labels()
-        .position(SeriesLabelPosition::UpperLeft)
-        .background_style(WHITE.mix(0.8))
-        .border_style(BLACK)
-        .draw()?;
+    draw_lines(chart, curves)?;
     root.present()?;
-    Ok(true)
+    Ok(())
 }
 
 /// Returns the median over the rounds at each step.
@@ -278,14 +243,30 @@ fn draw_curves(path: &Path, title: &str, curves: &[(String, Vec<f64>)]) -> Resul
         .x_desc("percentile")
         .x_label_formatter(&|x| format!("{}", ((1.0 - 1.0 / x) * 1e5).round() / 1e3))
         .draw()?;
-    for (index, (name, curve)) in curves.iter().enumerate() {
+    let lines = curves.iter().map(|(name, curve)| {
+        let values = curve.iter().map(|value| value.max(1.0));
+        let points = (0..CURVE_STEPS).map(curve_x).zip(values);
+        (name.as_str(), points.collect())
+    });
+    draw_lines(chart, lines)?;
+    root.present()?;
+    Ok(())
+}
+
+/// Draws lines of points in colours of their own, with a legend of their names.
+fn draw_lines<'a, 'n, X, Y>(
+    mut chart: ChartContext<'a, SVGBackend<'a>, Cartesian2d<X, Y>>,
+    lines: impl IntoIterator<Item = (&'n str, Vec<(f64, f64)>)>,
+) -> Result<(), PlotError>
+where
+    X: Ranged<ValueType = f64>,
+    Y: Ranged<ValueType = f64>,
+{
+    for (index, (name, points)) in lines.into_iter().enumerate() {
         let colour = COLOURS.get(index % COLOURS.len()).copied().unwrap_or(BLACK);
-        let points = (0..CURVE_STEPS)
-            .map(curve_x)
-            .zip(curve.iter().map(|value| value.max(1.0)));
         chart
             .draw_series(LineSeries::new(points, colour.stroke_width(2)))?
-            .label(name.as_str())
+            .label(name)
             .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(2)));
     }
     chart
@@ -294,6 +275,5 @@ fn draw_curves(path: &Path, title: &str, curves: &[(String, Vec<f64>)]) -> Resul
         .background_style(WHITE.mix(0.8))
         .border_style(BLACK)
         .draw()?;
-    root.present()?;
     Ok(())
 }

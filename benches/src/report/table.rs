@@ -56,24 +56,15 @@ const COLUMNS: &[(&str, Cell)] = &[
 /// Returns one Markdown table per scenario, aligned for a terminal.
 pub(crate) fn table(summaries: &[Summary]) -> String {
     let mut text = String::new();
-    let mut scenarios: Vec<(&str, usize)> = summaries
-        .iter()
-        .map(|it| (it.scenario.as_str(), it.workers))
-        .collect();
-    scenarios.dedup();
-    for (scenario, workers) in scenarios {
-        let rows: Vec<&Summary> = summaries
-            .iter()
-            .filter(|it| it.scenario == scenario && it.workers == workers)
-            .collect();
+    for rows in Summary::groups(summaries) {
+        let Some(first) = rows.first() else { continue };
         let rounds = rows.iter().map(|it| it.rounds).max().unwrap_or(0);
-        let with_workers = match workers {
-            0 | 1 => String::new(),
-            _ => format!(", {workers} workers"),
-        };
+        let workers = first.several_workers();
+        let workers = workers.map_or_else(String::new, |workers| format!(", {workers}"));
         let _ = writeln!(
             text,
-            "\n{scenario}{with_workers}: median of {rounds} round(s) [least–most]\n"
+            "\n{}{workers}: median of {rounds} round(s) [least–most]\n",
+            first.scenario
         );
         let columns: Vec<&(&str, Cell)> = COLUMNS
             .iter()

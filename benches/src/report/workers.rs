@@ -8,8 +8,8 @@ use super::table::{align, with_ends};
 use crate::measure::{Run, Spread};
 
 /// A ratio of a target to a peer in the same round.
-pub(super) struct Figure {
-    pub(super) name: &'static str,
+struct Figure {
+    name: &'static str,
     scenario: &'static str,
     target: &'static str,
     peer: &'static str,
@@ -29,7 +29,7 @@ fn delay(run: &Run) -> Option<f64> {
     run.token_delay.map(|times| times.p99)
 }
 
-pub(super) const FIGURES: &[Figure] = &[
+const FIGURES: &[Figure] = &[
     Figure {
         name: "paced token over SSE, CPU, × nginx",
         scenario: "paced",
@@ -117,7 +117,7 @@ pub(super) const FIGURES: &[Figure] = &[
 impl Figure {
     /// Returns the ratio with so many workers, over the rounds of each record. Those of different
     /// records may be of different days and machines.
-    pub(super) fn with(&self, workers: usize, records: &[Record]) -> Option<Spread> {
+    fn with(&self, workers: usize, records: &[Record]) -> Option<Spread> {
         Spread::of(records.iter().flat_map(|record| {
             let of = |target: &'static str| {
                 record.runs.iter().filter(move |run| {
@@ -133,15 +133,31 @@ impl Figure {
 }
 
 /// Returns the numbers of workers in ascending order.
-pub(super) fn numbers(records: &[Record]) -> Vec<usize> {
+fn numbers(records: &[Record]) -> Vec<usize> {
     let runs = records.iter().flat_map(|record| &record.runs);
     let numbers: BTreeSet<usize> = runs.map(|run| run.workers).collect();
     numbers.into_iter().collect()
 }
 
+/// Returns the name and the ratios of each figure that was measured with several numbers of workers.
+pub(super) fn curves(records: &[Record]) -> Vec<(&'static str, Vec<(f64, f64)>)> {
+    let numbers = numbers(records);
+    FIGURES
+        .iter()
+        .map(|figure| {
+            let points = numbers.iter().filter_map(|number| {
+                let workers = u32::try_from(*number).ok()?;
+                Some((f64::from(workers), figure.with(*number, records)?.median))
+            });
+            (figure.name, points.collect::<Vec<_>>())
+        })
+        .filter(|(_, points)| points.len() > 1)
+        .collect()
+}
+
 /// Returns the section of the page: each ratio by the number of workers. `plot` is the path of the
-/// plot relative to the page, if there is one.
-pub(super) fn section(records: &[Record], plot: Option<&str>) -> String {
+/// plot of the [`curves`] relative to the page.
+pub(super) fn section(records: &[Record], plot: &str) -> String {
     let numbers = numbers(records);
     let mut head = vec!["figure".to_owned(), "at most".to_owned()];
     head.extend(numbers.iter().map(|workers| match workers {
@@ -181,7 +197,7 @@ pub(super) fn section(records: &[Record], plot: Option<&str>) -> String {
         let _ = writeln!(text, "* `{}`", record.command.join(" "));
     }
     let _ = write!(text, "\n{}", align(&lines));
-    if let Some(plot) = plot {
+    if !curves(records).is_empty() {
         let _ = write!(text, "\n![ratios by workers]({plot})\n");
     }
     text
@@ -225,7 +241,7 @@ mod tests {
         // Another day: its peer is no peer of the runs above.
         let mut other = Record::new(BTreeMap::new());
         other.runs = vec![run("nginx", 1, 0, 1.0)];
-        let text = section(&[other, record], Some("workers.svg"));
+        let text = section(&[other, record], "workers.svg");
         let line = text
             .lines()
             .find(|line| line.contains("paced token over SSE"))

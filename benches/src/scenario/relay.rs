@@ -217,12 +217,10 @@ impl<'a> Relay<'a> {
         }
     }
 
-    /// Closes the connection of stream `first` after the last of its lanes.
-    fn end_lane(&mut self, first: usize, key: Key, commands: &mut Commands) {
-        let lanes = self.lanes.min(self.streams.len() - first);
-        let is_over = |stream: &Stream| stream.done;
-        let of_connection = self.streams.get(first..first + lanes).unwrap_or_default();
-        if of_connection.iter().all(is_over) {
+    /// Closes the connection of stream `first` after the last of its streams.
+    fn close_if_over(&mut self, first: usize, key: Key, commands: &mut Commands) {
+        let mut of_connection = self.streams.iter().skip(first).take(self.lanes);
+        if of_connection.all(|stream| stream.done) {
             commands.close(key);
         }
     }
@@ -334,22 +332,14 @@ impl Scenario for Relay<'_> {
                 }
                 match self.endpoint.route.ending(data) {
                     Ending::None => {}
-                    Ending::Complete if self.lanes > 1 => {
-                        self.end(tag, None);
-                        self.end_lane(connection, key, commands);
-                    }
                     Ending::Complete if web_socket => {
-                        commands.close(key);
                         self.end(tag, None);
+                        self.close_if_over(connection, key, commands);
                     }
                     Ending::Complete => stream.complete = true,
-                    Ending::Failed(why) if self.lanes > 1 => {
-                        self.end(tag, Some(&why));
-                        self.end_lane(connection, key, commands);
-                    }
                     Ending::Failed(why) => {
-                        commands.close(key);
                         self.end(tag, Some(&why));
+                        self.close_if_over(connection, key, commands);
                     }
                 }
             }

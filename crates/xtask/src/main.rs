@@ -13,7 +13,10 @@ mod container;
 mod debian;
 mod deployment;
 mod error;
+// The build script of the server has it as well.
 mod examples;
+#[path = "../../server/functions_for.rs"]
+mod functions_for;
 mod fuzz;
 mod install;
 mod micro;

@@ -10,6 +10,7 @@ use serde_json::json;
 
 use crate::debian::VALGRIND;
 use crate::error::Error;
+use crate::functions_for::environment;
 use crate::install;
 use crate::need::Need;
 use crate::process;
@@ -129,7 +130,12 @@ pub(crate) fn record(workspace: &Workspace) -> Result<(), Error> {
     let file = root.join("crates/server/functions.txt");
     let mut names: Vec<_> = places.into_iter().collect();
     names.sort_by_key(|(_, place)| *place);
-    let mut text = format!("{HEADER}# for {}\n", environment(workspace)?);
+    let environment = environment("rustc", &root.join("Cargo.lock"));
+    let environment = environment.ok_or_else(|| Error::Missing {
+        what: "rustc or Cargo.lock".to_owned(),
+        remedy: "run it in a checkout that builds".to_owned(),
+    })?;
+    let mut text = format!("{HEADER}# for {environment}\n");
     for (name, _) in &names {
         text.push_str(name);
         text.push('\n');
@@ -141,19 +147,6 @@ pub(crate) fn record(workspace: &Workspace) -> Result<(), Error> {
         file.display()
     ));
     Ok(())
-}
-
-/// Returns what the names of symbols depend on beside the code. `build.rs` computes the same and
-/// warns where it differs.
-fn environment(workspace: &Workspace) -> Result<String, Error> {
-    let path = workspace.root().join("Cargo.lock");
-    let lock = std::fs::read(&path).map_err(Error::file("read", &path))?;
-    let hash = lock.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-    });
-    let compiler = process::output(process::command("rustc", workspace.root()).arg("--version"))
-        .unwrap_or_default();
-    Ok(format!("{}, Cargo.lock {hash:016x}", compiler.trim()))
 }
 
 /// Returns how often a function runs that was called so often under a load of `units`.

@@ -73,7 +73,7 @@ use crate::model::id::Seq;
 use crate::model::include::{Form, Include};
 use crate::model::json::Members;
 use crate::model::pieces::Pieces;
-use crate::model::record::{Content, KnownTemplate, RecordBatch};
+use crate::model::record::{Content, KnownTemplate, RecordBatch, RecordRef};
 use crate::model::relayed_items::RelayedItems;
 use crate::model::shared_list::one_more;
 use crate::model::snapshot::{Api, Meta, Snapshot, Status};
@@ -540,6 +540,19 @@ impl Generation {
         from: Seq,
         mut f: impl FnMut(Content<'_>) -> Option<T>,
     ) -> Result<Option<T>, ReadError> {
+        let found = self.scan_records(from, |record| match Content::decode(record.payload) {
+            Ok(content) => f(content).map(Some),
+            Err(_) => Some(None),
+        });
+        found.map(Option::flatten)
+    }
+
+    /// As [`Generation::scan`], with records that are not decoded.
+    fn scan_records<T>(
+        &self,
+        from: Seq,
+        mut f: impl FnMut(RecordRef<'_>) -> Option<T>,
+    ) -> Result<Option<T>, ReadError> {
         let mut position = ReadPosition::at(from);
         let mut batch = RecordBatch::default();
         loop {
@@ -548,10 +561,7 @@ impl Generation {
                 return Ok(None);
             }
             for record in &batch {
-                let Ok(content) = Content::decode(record.payload) else {
-                    return Ok(None);
-                };
-                if let Some(value) = f(content) {
+                if let Some(value) = f(record) {
                     return Ok(Some(value));
                 }
             }
@@ -565,8 +575,8 @@ impl Generation {
         self.holdings.lock().grow(object, log);
     }
 
-    /// Counts what a restored generation holds.
-    fn count_restored(&self) {
+    /// Counts what it holds beside its log now.
+    fn count_object(&self) {
         let object = self.object_size();
         self.holdings.lock().set_object(object);
     }
@@ -661,19 +671,17 @@ impl Generation {
     fn stored_templates(&self) -> Vec<Arc<KnownTemplate>> {
         let snapshot = self.snapshot();
         let mut templates = Vec::new();
-        let mut position = ReadPosition::at(Seq(0));
-        let mut batch = RecordBatch::default();
-        while self.log.read(&mut position, READ_BYTES, &mut batch).is_ok() && !batch.is_empty() {
-            for record in &batch {
-                if let Ok(Some((number, template))) = Content::template(record.payload)
-                    && number == templates.len()
-                {
-                    let head = snapshot.head(template.target.item);
-                    let known = known_template(&self.meta().id, head, template);
-                    templates.push(Arc::new(known));
-                }
+        // What an expired log does not have cannot be asked for.
+        let _ = self.scan_records(Seq(0), |record| -> Option<()> {
+            if let Ok(Some((number, template))) = Content::template(record.payload)
+                && number == templates.len()
+            {
+                let head = snapshot.head(template.target.item);
+                let known = known_template(&self.meta().id, head, template);
+                templates.push(Arc::new(known));
             }
-        }
+            None
+        });
         templates
     }
 
@@ -683,7 +691,7 @@ impl Generation {
         if !self.is_held() && self.is_over() && is_short() {
             *self.templates.write() = None;
             // Also if there were none: another thread may have counted them at the end meanwhile.
-            self.count_restored();
+            self.count_object();
         }
     }
 
@@ -693,7 +701,7 @@ impl Generation {
         if self.templates.read().is_none() {
             let templates = self.stored_templates();
             *self.templates.write() = Some(templates);
-            self.count_restored();
+            self.count_object();
         }
     }
 

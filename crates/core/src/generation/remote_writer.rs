@@ -117,9 +117,8 @@ impl RemoteWriter {
                 self.folder.fold(&mut snapshot, record)?;
             }
             let new = self.folder.templates.get(known..).unwrap_or_default();
-            if !new.is_empty() {
-                let mut templates = self.generation.templates.write();
-                templates.get_or_insert_default().extend_from_slice(new);
+            for known in new {
+                self.generation.add_template(known.clone());
             }
             log.load(batch);
             if let Some(head) = response_head(&snapshot) {

@@ -101,7 +101,7 @@ impl Generation {
         }
         *generation.templates.write() = Some(folder.templates);
         *generation.snapshot.lock() = snapshot;
-        generation.count_restored();
+        generation.count_object();
         Ok(generation)
     }
 
@@ -145,7 +145,7 @@ impl Generation {
             let last = Seq(stored.end.0.saturating_sub(1));
             snapshot.apply(last, EventKind::End(outcome));
         }
-        generation.count_restored();
+        generation.count_object();
         Ok(generation)
     }
 
