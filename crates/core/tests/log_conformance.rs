@@ -59,9 +59,10 @@ fn log_wastes_at_most_a_quarter_of_its_memory() {
     let account = Account::default();
     let log = log(ROOMY, &account);
     let mut batch = RecordBatch::default();
-    for seq in 0..20_000u64 {
+    // Long enough for the largest segments.
+    for seq in 0..60_000u64 {
         batch.restart(Seq(seq));
-        batch.push(1, b"a payload of some length");
+        batch.push(1, &[b'x'; 120]);
         log.append(Epoch::FIRST, &batch).unwrap();
         let used = (seq as usize + 1) * batch.byte_len();
         let spare = log.memory_size() - used;
@@ -70,9 +71,9 @@ fn log_wastes_at_most_a_quarter_of_its_memory() {
             "{spare} bytes are spare after {used}"
         );
     }
-    let used = 20_000 * batch.byte_len();
+    let used = 60_000 * batch.byte_len();
     log.seal(Epoch::FIRST, &{
-        batch.restart(Seq(20_000));
+        batch.restart(Seq(60_000));
         batch
     })
     .unwrap();
@@ -80,6 +81,36 @@ fn log_wastes_at_most_a_quarter_of_its_memory() {
         log.memory_size() < used + used / 50,
         "sealing frees the rest"
     );
+}
+
+#[test]
+fn long_log_is_read_from_every_position_and_large_records_waste_nothing() {
+    let log = log(ROOMY, &Account::default());
+    let mut batch = RecordBatch::default();
+    let (mut wanted, mut used) = (Vec::new(), 0);
+    for seq in 0..8_000u64 {
+        // A few large records, each of which ends a segment.
+        let length = if seq % 400 == 399 { 100_000 } else { 1000 };
+        batch.restart(Seq(seq));
+        batch.push(1, &vec![seq as u8; length]);
+        log.append(Epoch::FIRST, &batch).unwrap();
+        wanted.push(vec![seq as u8; length]);
+        used += batch.byte_len();
+    }
+    let spare = log.memory_size() - used;
+    assert!(spare <= used / 3, "{spare} bytes are spare after {used}");
+    for from in (0..8_000).step_by(97) {
+        let mut position = ReadPosition::at(Seq(from));
+        let (mut out, mut next) = (RecordBatch::default(), from);
+        while next < (from + 1_000).min(8_000) {
+            log.read(&mut position, 64 * 1024, &mut out).unwrap();
+            for record in out.iter() {
+                assert_eq!(record.first_seq, Seq(next));
+                assert!(record.payload == wanted[next as usize], "record {next}");
+                next += 1;
+            }
+        }
+    }
 }
 
 #[test]

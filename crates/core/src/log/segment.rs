@@ -8,7 +8,7 @@
 //! ```
 //!
 //! A record lies in one segment. There is no index of records: a position is found by its segment,
-//! then by walking at most [`SEGMENT_BYTES`].
+//! then by walking at most [`LONG_SEGMENT_BYTES`].
 
 use bytes::Bytes;
 use smallvec::SmallVec;
@@ -16,8 +16,12 @@ use smallvec::SmallVec;
 use crate::model::id::Seq;
 use crate::model::record::{RecordBatch, Records};
 
-/// The most bytes that one segment holds, unless it is a single larger record.
+/// The most bytes that a segment of a short log holds, unless it is a single larger record.
 pub(super) const SEGMENT_BYTES: usize = 64 * 1024;
+/// The bytes that a segment of a long log holds. The allocator keeps pieces of over 512 KiB apart and
+/// returns each to the system; smaller ones lie between those of other logs, and a page of them is
+/// returned only when none is left.
+const LONG_SEGMENT_BYTES: usize = 576 * 1024;
 const FIRST_SEGMENT_BYTES: usize = 512;
 /// A new segment has this part of the bytes so far: so much is unused at most.
 const GROWTH: usize = 4;
@@ -178,7 +182,19 @@ impl Segments {
                 if bytes.capacity() - bytes.len() >= length
         );
         if !has_room {
-            let size = (self.capacity / GROWTH).clamp(FIRST_SEGMENT_BYTES, SEGMENT_BYTES);
+            let follows_large = matches!(
+                self.list.last(),
+                Some(Segment {
+                    bytes: SegmentBytes::Large(_),
+                    ..
+                })
+            );
+            // The next large record would leave the room of a long segment unused.
+            let size = if self.capacity < GROWTH * LONG_SEGMENT_BYTES || follows_large {
+                (self.capacity / GROWTH).clamp(FIRST_SEGMENT_BYTES, SEGMENT_BYTES)
+            } else {
+                LONG_SEGMENT_BYTES
+            };
             let bytes = Vec::with_capacity(size.max(length));
             self.capacity += bytes.capacity();
             if self.list.is_empty() {
