@@ -3,7 +3,7 @@
 //!
 //! The program has 16 MB of code, of which a token takes 50 KB in 250 functions. In the linker's
 //! own order these lie on 180 pages, more than a processor's first level of translations holds.
-//! `cargo xtask order` records the functions in `functions.txt`.
+//! `cargo xtask profile` records the functions in `functions.txt`.
 
 use std::env;
 use std::path::Path;
@@ -35,8 +35,9 @@ fn main() {
         let lock = Path::new(&variable("CARGO_MANIFEST_DIR")).join("../../Cargo.lock");
         if recorded != environment(&variable("RUSTC"), &lock).as_deref() {
             println!(
-                "cargo:warning=functions.txt is from another compiler or Cargo.lock: the program \
-                 may be some per cent slower; `cargo xtask order` records it anew"
+                "cargo:warning=functions.txt and dist.profdata are from another compiler or \
+                 Cargo.lock: the program may be a fifth slower; `cargo xtask profile` records them \
+                 anew"
             );
         }
     }

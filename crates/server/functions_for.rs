@@ -1,5 +1,5 @@
-// What the names in `functions.txt` depend on beside the code: for the build script, which compares,
-// and for `cargo xtask order`, which writes it down.
+// What the names in `functions.txt` and `dist.profdata` depend on beside the code: for the build script,
+// which compares, and for `cargo xtask profile`, which writes it down.
 
 use std::path::Path;
 use std::process::Command;

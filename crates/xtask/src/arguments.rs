@@ -25,9 +25,9 @@ pub(crate) enum Task {
     /// Record how many instructions the micro-benchmarks take, for later runs to compare with
     #[command(after_help = RECORD_HELP)]
     Record,
-    /// Record which functions run for tokens and requests, for the linker to put them together
-    #[command(after_help = ORDER_HELP)]
-    Order,
+    /// Record what runs for tokens and requests, for programs of the profile `dist` to be optimised by
+    #[command(after_help = PROFILE_HELP)]
+    Profile,
     /// Install what steps need, without running them
     #[command(after_help = INSTALL_HELP)]
     Install(InstallOptions),
@@ -122,10 +122,11 @@ const RECORD_HELP: &str = "\
 The figures go into benches/micro/instructions.json, under the versions of the compiler and of valgrind. Commit them with the
 change that explains them: `cargo xtask test --only micro` fails if a benchmark takes over 10 % more.";
 
-const ORDER_HELP: &str = "\
-The names go into crates/server/functions.txt. Programs of the profile `dist` are laid out by it, which saves some per cent of the CPU
-time. It builds with that profile and runs the loads of the benchmarks under valgrind, in about ten minutes. Record it before a release,
-and with each new compiler and Cargo.lock, since symbols then have other names; a file that is out of date costs speed and nothing else.";
+const PROFILE_HELP: &str = "\
+Two files follow from the loads of the benchmarks. crates/server/dist.profdata says how often each branch is taken; .cargo/rustc.sh passes
+it to the compiler, which saves a fifth of the CPU time of a short request. crates/server/functions.txt names the functions that run often,
+which the linker puts together. It takes three builds and half an hour on two cores. Record before a release, and with each new compiler
+and Cargo.lock, since functions then have other names; files that are out of date cost speed and nothing else.";
 
 const INSTALL_HELP: &str = "\
 Examples:

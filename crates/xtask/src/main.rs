@@ -23,8 +23,8 @@ mod micro;
 mod monitoring;
 mod need;
 mod node;
-mod order;
 mod process;
+mod profile;
 mod publish;
 mod python;
 mod report;
@@ -55,7 +55,7 @@ fn main() -> ExitCode {
         }
         Task::Test(options) => runner::test(&workspace, &options),
         Task::Record => micro::record(&workspace).map(|()| true),
-        Task::Order => order::record(&workspace).map(|()| true),
+        Task::Profile => profile::record(&workspace).map(|()| true),
         Task::Install(options) => runner::install(&workspace, &options),
     };
     match done {

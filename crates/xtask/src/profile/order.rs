@@ -6,78 +6,19 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use serde_json::json;
-
-use crate::debian::VALGRIND;
+use super::load::{LOADS, Load, Part};
 use crate::error::Error;
 use crate::functions_for::environment;
-use crate::install;
-use crate::need::Need;
 use crate::process;
 use crate::terminal;
-use crate::workspace::Workspace;
 
 /// How many calls make a function worth a place.
 const FEW: u64 = 20;
 
 const HEADER: &str = "\
 # The functions that run for tokens, then those for requests, then others that run often, each part in the order of the program.
-# Written by `cargo xtask order`; build.rs passes it to the linker.
+# Written by `cargo xtask profile`; build.rs passes it to the linker.
 ";
-
-/// A load under which calls are counted.
-struct Load {
-    name: &'static str,
-    /// Arguments of `tokenwire-bench`.
-    arguments: &'static str,
-    /// Tokens, or requests, of the load.
-    units: u64,
-    of: Part,
-    keyed: bool,
-}
-
-/// How often a function runs, most often first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Part {
-    Token,
-    Request,
-    Other,
-}
-
-const LOADS: &[Load] = &[
-    tokens("chat", "paced -r chat -n 20 --tokens 100", 2_000),
-    tokens("ws", "paced -r ws -n 20 --tokens 100", 2_000),
-    tokens("lanes", "paced -r lanes -n 20 --tokens 100", 2_000),
-    tokens("readers", "fanout -r streams -n 20 --tokens 60", 1_200),
-    tokens("ws-readers", "fanout -r ws -n 20 --tokens 60", 1_200),
-    requests("requests", "short -r chat -n 8 --requests 400", 400),
-    requests("responses", "short -r responses -n 8 --requests 400", 400),
-    requests("connections", "short-new -r chat -n 8 --requests 400", 400),
-    Load {
-        keyed: true,
-        ..requests("keys", "short -r chat -n 8 --requests 400", 400)
-    },
-];
-
-const fn tokens(name: &'static str, arguments: &'static str, units: u64) -> Load {
-    Load {
-        name,
-        arguments,
-        units,
-        of: Part::Token,
-        keyed: false,
-    }
-}
-
-const fn requests(name: &'static str, arguments: &'static str, units: u64) -> Load {
-    Load {
-        of: Part::Request,
-        ..tokens(name, arguments, units)
-    }
-}
-
-/// A key of the configuration below, of no use elsewhere.
-const KEY: &str = "sk-tw-AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
 
 /// The calls and the first address of each function.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -89,29 +30,19 @@ struct Function {
     address: u64,
 }
 
-/// Builds the gateway as packages are built, counts the calls of its functions and writes the file.
+/// Counts the calls of the functions of a gateway, and writes the file. Returns how many it has.
 ///
 /// # Errors
-/// A program cannot be built, started or measured, or the file cannot be written.
-pub(crate) fn record(workspace: &Workspace) -> Result<(), Error> {
-    install::ensure(workspace, &[Need::Debian(VALGRIND)], true)?;
-    let root = workspace.root();
-    let mut build = process::cargo(root);
-    // At a known place, whatever CARGO_TARGET_DIR is.
-    build.args(["build", "--profile", "dist", "--target-dir"]);
-    build.arg(root.join("target"));
-    for package in ["tokenwire", "tokenwire-simulator", "tokenwire-bench"] {
-        build.args(["-p", package]);
-    }
-    process::run(&mut build)?;
-    let folder = workspace.tools().join("order");
-    std::fs::create_dir_all(&folder).map_err(Error::file("create", &folder))?;
-    let programs = root.join("target/dist");
-    // As callgrind names them.
-    let programs = std::fs::canonicalize(&programs).map_err(Error::file("find", &programs))?;
+/// A program cannot be started or measured, or the file cannot be written.
+pub(super) fn record(
+    root: &Path,
+    programs: &Path,
+    folder: &Path,
+    file: &Path,
+) -> Result<usize, Error> {
     let mut places = BTreeMap::new();
     for load in LOADS {
-        let counted = count(&programs, &folder, load)?;
+        let counted = count(programs, folder, load)?;
         terminal::text(&format!("{}: {} functions", load.name, counted.0.len()));
         if counted.0.is_empty() {
             return Err(Error::Missing {
@@ -127,7 +58,6 @@ pub(crate) fn record(workspace: &Workspace) -> Result<(), Error> {
             place.0 = place.0.min(part);
         }
     }
-    let file = root.join("crates/server/functions.txt");
     let mut names: Vec<_> = places.into_iter().collect();
     names.sort_by_key(|(_, place)| *place);
     let environment = environment("rustc", &root.join("Cargo.lock"));
@@ -140,13 +70,8 @@ pub(crate) fn record(workspace: &Workspace) -> Result<(), Error> {
         text.push_str(name);
         text.push('\n');
     }
-    std::fs::write(&file, text).map_err(Error::file("write", &file))?;
-    terminal::text(&format!(
-        "{} functions are in {}; build again, and measure before it is committed",
-        names.len(),
-        file.display()
-    ));
-    Ok(())
+    std::fs::write(file, text).map_err(Error::file("write", file))?;
+    Ok(names.len())
 }
 
 /// Returns how often a function runs that was called so often under a load of `units`.
@@ -164,31 +89,14 @@ fn count(programs: &Path, folder: &Path, load: &Load) -> Result<Calls, Error> {
     if profile.exists() {
         std::fs::remove_file(&profile).map_err(Error::file("delete", &profile))?;
     }
-    let config = folder.join("config.json");
-    let mut text = json!({"log": {"filter": "error"}, "default_model": "simulator"});
-    if load.keyed {
-        // No load reaches these limits, which are counted all the same.
-        let limits = json!({"requests_per_minute": 100_000_000, "tokens_per_minute": 1_000_000_000_000_u64,
-            "streams": 1_000_000});
-        text["auth"] = json!({"keys": [{"owner": "bench", "key": KEY, "limits": limits}]});
-    }
-    std::fs::write(&config, text.to_string()).map_err(Error::file("write", &config))?;
     let gateway = programs.join("tokenwire");
     let under_valgrind = format!(
-        "gateway=env -C {} valgrind --tool=callgrind --dump-instr=yes --demangle=no \
-         --compress-strings=no --compress-pos=no --callgrind-out-file={} \
-         {} --workers {{workers}} --port {{port}} --config {}",
-        process::quoted(folder.as_os_str()),
+        "valgrind --tool=callgrind --dump-instr=yes --demangle=no --compress-strings=no \
+         --compress-pos=no --callgrind-out-file={} {}",
         process::quoted(profile.as_os_str()),
         process::quoted(gateway.as_os_str()),
-        process::quoted(config.as_os_str()),
     );
-    let mut bench = process::command(programs.join("tokenwire-bench"), folder);
-    bench
-        .args(load.arguments.split(' '))
-        .args(["--alone", "--no-build", "--no-pin", "--rounds", "1"])
-        .args(["--key", KEY, "--gateway", &under_valgrind]);
-    process::run(&mut bench)?;
+    load.run(programs, folder, &under_valgrind)?;
     let text = std::fs::read_to_string(&profile).map_err(Error::file("read", &profile))?;
     Ok(Calls::parse(&text, &gateway))
 }
