@@ -32,10 +32,7 @@ pub(crate) fn record(workspace: &Workspace) -> Result<(), Error> {
 
     // At a known place, whatever CARGO_TARGET_DIR is.
     let target = root.join("target");
-    // Cargo does not know that the compiler reads another file, and would keep what is there.
-    let mut clean = process::cargo(root);
-    clean.args(["clean", "--profile", "dist", "--target-dir"]);
-    process::run(clean.arg(&target))?;
+    // The compiler lists the file among its inputs, so cargo compiles all crates again.
     process::run(&mut build(root, &target))?;
     let programs = target.join("dist");
     // As callgrind names them.
