@@ -77,3 +77,11 @@ fn program_that_records_a_profile_has_counters() {
     assert_eq!(passed[..DIST.len()], *DIST);
     assert_eq!(passed[DIST.len()..], ["-Cprofile-generate=/counters"]);
 }
+
+#[test]
+fn variables_of_cargo_reach_the_compiler() {
+    let mut wrapper = Command::new(root().join(".cargo/rustc.sh"));
+    let name = "CARGO_BIN_EXE_tokenwire-bench";
+    let output = wrapper.args(["printenv", name]).env(name, "/a b").output();
+    assert_eq!(output.unwrap().stdout, b"/a b\n");
+}
