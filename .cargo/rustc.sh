@@ -4,8 +4,10 @@
 # compiled as it is. Without this file, or with another RUSTC_WRAPPER, such a program works the same
 # and takes about a fifth more CPU time for a request.
 #
-# PROFILE_INTO=<folder> builds a program that writes such a profile when it ends.
 # It is bash because other shells pass on no variable with a hyphen, such as CARGO_BIN_EXE_tokenwire-bench.
+# `RUSTC_WRAPPER= cargo build` does without.
+#
+# PROFILE_INTO=<folder> builds a program that writes such a profile when it ends.
 set -eu
 
 # The LLVM that wrote the profile. An older one cannot read it.
