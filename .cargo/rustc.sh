@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Cargo starts this in place of rustc. What belongs to a program of the profile `dist` is optimised by
 # the profile in crates/server/dist.profdata, which `cargo xtask profile` records; anything else is
-# compiled as it is. Without this file, or with another RUSTC_WRAPPER, such a program works the same
+# compiled as it is. Without the profile, or with another RUSTC_WRAPPER, such a program works the same
 # and takes about a fifth more CPU time for a request.
 #
 # It is bash because other shells pass on no variable with a hyphen, such as CARGO_BIN_EXE_tokenwire-bench.
