@@ -255,7 +255,7 @@ async fn concurrent_answers(gateway: Watched, count: usize, load: &str) {
         let request = post(gateway.address(), &request);
         async move { request.answer().await }
     });
-    let answers = tokio::time::timeout(PATIENCE, join_all(streams))
+    let answers = tokio::time::timeout(3 * PATIENCE, join_all(streams))
         .await
         .unwrap();
     let mut whole = 0;
