@@ -1,5 +1,6 @@
 //! Installs what steps need.
 
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use crate::debian;
@@ -67,15 +68,26 @@ fn rust_component(
     if process::succeeds(process::cargo(workspace.root()).args([command, "--version"])) {
         return Ok(());
     }
+    let what = format!("cargo {command}");
+    add_component(workspace.root(), component, what, may_install)
+}
+
+/// Adds a component of the Rust toolchain.
+///
+/// # Errors
+/// It may not or cannot be added; then `what` is missing.
+pub(crate) fn add_component(
+    root: &Path,
+    component: &str,
+    what: String,
+    may_install: bool,
+) -> Result<(), Error> {
     if may_install && process::which("rustup").is_some() {
-        return process::run(process::command("rustup", workspace.root()).args([
-            "component",
-            "add",
-            component,
-        ]));
+        let mut rustup = process::command("rustup", root);
+        return process::run(rustup.args(["component", "add", component]));
     }
     Err(Error::Missing {
-        what: format!("cargo {command}"),
+        what,
         remedy: format!("rustup component add {component}"),
     })
 }

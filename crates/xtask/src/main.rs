@@ -13,7 +13,6 @@ mod container;
 mod debian;
 mod deployment;
 mod error;
-// The build script of the server has it as well.
 mod examples;
 #[path = "../../server/functions_for.rs"]
 mod functions_for;

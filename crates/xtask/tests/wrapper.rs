@@ -2,6 +2,8 @@
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
@@ -20,15 +22,10 @@ fn passed(llvm: &str, arguments: &[&str], into: Option<&str>) -> Vec<String> {
     // In place of a compiler: tells its version, or its arguments.
     let compiler =
         "if [ \"$1\" = -vV ]; then echo \"LLVM version: $LLVM\"; else printf '%s\\n' \"$@\"; fi";
-    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("compiler-{llvm}"));
-    std::fs::create_dir_all(&folder).unwrap();
+    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
     let program = folder.join(format!("rustc-{}", std::process::id()));
     std::fs::write(&program, format!("#!/bin/sh\n{compiler}\n")).unwrap();
-    Command::new("chmod")
-        .arg("+x")
-        .arg(&program)
-        .status()
-        .unwrap();
+    std::fs::set_permissions(&program, Permissions::from_mode(0o755)).unwrap();
     let mut wrapper = Command::new(root().join(".cargo/rustc.sh"));
     wrapper.arg(&program).args(arguments).env("LLVM", llvm);
     match into {
@@ -80,6 +77,7 @@ fn program_that_records_a_profile_has_counters() {
 
 #[test]
 fn variables_of_cargo_reach_the_compiler() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let mut wrapper = Command::new(root().join(".cargo/rustc.sh"));
     let name = "CARGO_BIN_EXE_tokenwire-bench";
     let output = wrapper.args(["printenv", name]).env(name, "/a b").output();

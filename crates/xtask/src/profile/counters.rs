@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::load::LOADS;
 use crate::error::Error;
+use crate::install;
 use crate::process;
 
 /// Runs the loads against a gateway with counters, and writes what they counted to `file`.
@@ -69,12 +70,11 @@ fn merger(root: &Path) -> Result<PathBuf, Error> {
     if let Some(program) = find() {
         return Ok(program);
     }
-    if process::which("rustup").is_some() {
-        process::run(process::command("rustup", root).args(["component", "add", "llvm-tools"]))?;
-    }
+    let what = "llvm-profdata";
+    install::add_component(root, "llvm-tools", what.to_owned(), true)?;
     find().ok_or_else(|| Error::Missing {
-        what: "llvm-profdata".to_owned(),
-        remedy: "rustup component add llvm-tools".to_owned(),
+        what: what.to_owned(),
+        remedy: "see where `rustc --print target-libdir` points".to_owned(),
     })
 }
 
