@@ -23,7 +23,7 @@ use futures::future::join_all;
 use serde_json::{Value, json};
 use support::process::Process;
 use support::websocket::{RawSocket, frame_head};
-use support::{PATIENCE, Request, Socket, response, with};
+use support::{Request, Socket, response, with};
 use tokenwire_simulator::{Options, Simulator};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -35,6 +35,8 @@ const MOST: usize = 166 * MIB;
 /// Most above the idle process, ten seconds after a load.
 const LEFT: usize = 64 * MIB;
 const CALM: Duration = Duration::from_secs(10);
+/// Limit of the wait for many large answers side by side.
+const LONG_PATIENCE: Duration = Duration::from_secs(100);
 
 /// A gateway process whose memory is watched. Its upstream is in the test's process.
 struct Watched {
@@ -253,11 +255,10 @@ async fn concurrent_answers(gateway: Watched, count: usize, load: &str) {
     let streams = (0..count).map(|index| {
         let request = with(response(steering), json!({"stream": index % 3 != 0}));
         let request = post(gateway.address(), &request);
-        async move { request.answer().await }
+        // An answer that is not streamed may wait for the memory of the others before its first byte.
+        async move { request.send().await.patience(LONG_PATIENCE).answer().await }
     });
-    let answers = tokio::time::timeout(3 * PATIENCE, join_all(streams))
-        .await
-        .unwrap();
+    let answers = join_all(streams).await;
     let mut whole = 0;
     for answer in &answers {
         match answer.status {
@@ -315,7 +316,7 @@ async fn slow_readers(api: &str, count: usize, request: Value, load: &str) {
     let request = with(request, json!({"stream": true}));
     let pause = Duration::from_millis(5);
     let streams = (0..count).map(|_| read_slowly(gateway.address(), &request, pause));
-    let streams = tokio::time::timeout(3 * PATIENCE, join_all(streams)).await;
+    let streams = tokio::time::timeout(LONG_PATIENCE, join_all(streams)).await;
     let streams = streams.unwrap();
     let whole = streams.iter().filter(|(_, completed)| *completed).count();
     let refused = streams.iter().filter(|(status, _)| *status == 503).count();

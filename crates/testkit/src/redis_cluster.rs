@@ -171,8 +171,8 @@ impl WatchedRedis {
     pub fn fail_over(&mut self) {
         self.master.kill();
         until("the failover", || {
-            let info = self.replica.command(&["INFO", "replication"]);
-            info.contains("role:master")
+            let info = self.replica.try_command(&["INFO", "replication"]);
+            info.is_ok_and(|info| info.contains("role:master"))
         });
     }
 }

@@ -1,6 +1,6 @@
 //! A Redis server as a child process.
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 
@@ -153,9 +153,18 @@ impl RedisServer {
     /// # Panics
     /// If the server does not answer.
     pub fn command(&self, arguments: &[&str]) -> String {
-        let mut socket = BufReader::new(TcpStream::connect(self.address()).expect("a connection"));
+        self.try_command(arguments).expect("an answer")
+    }
+
+    /// Does the same with a server that may end the connection. One does while a Sentinel makes it a
+    /// master: that ends all connections of clients.
+    ///
+    /// # Errors
+    /// The server does not answer.
+    pub fn try_command(&self, arguments: &[&str]) -> io::Result<String> {
+        let mut socket = BufReader::new(TcpStream::connect(self.address())?);
         if let Some(password) = &self.password {
-            let answer = exchange(&mut socket, &["AUTH", password]);
+            let answer = exchange(&mut socket, &["AUTH", password])?;
             assert_eq!(answer, "OK");
         }
         exchange(&mut socket, arguments)
@@ -168,22 +177,23 @@ impl Drop for RedisServer {
     }
 }
 
-fn exchange(socket: &mut BufReader<TcpStream>, arguments: &[&str]) -> String {
+fn exchange(socket: &mut BufReader<TcpStream>, arguments: &[&str]) -> io::Result<String> {
     let mut request = format!("*{}\r\n", arguments.len());
     for argument in arguments {
         request.push_str(&format!("${}\r\n{argument}\r\n", argument.len()));
     }
-    let written = socket.get_mut().write_all(request.as_bytes());
-    written.expect("the server reads");
+    socket.get_mut().write_all(request.as_bytes())?;
     let mut lines = Vec::new();
-    read_value(socket, &mut lines);
-    lines.join("\n")
+    read_value(socket, &mut lines)?;
+    Ok(lines.join("\n"))
 }
 
 /// Reads a value of RESP version 2.
-fn read_value(socket: &mut BufReader<TcpStream>, lines: &mut Vec<String>) {
+fn read_value(socket: &mut BufReader<TcpStream>, lines: &mut Vec<String>) -> io::Result<()> {
     let mut line = String::new();
-    socket.read_line(&mut line).expect("an answer");
+    if socket.read_line(&mut line)? == 0 {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
     let line = line.trim_end();
     let length = || line[1..].parse::<i64>().expect("a length");
     match line.as_bytes().first() {
@@ -191,11 +201,16 @@ fn read_value(socket: &mut BufReader<TcpStream>, lines: &mut Vec<String>) {
         Some(b'$') => {
             if let Ok(length) = usize::try_from(length()) {
                 let mut bytes = vec![0; length + 2];
-                socket.read_exact(&mut bytes).expect("a whole answer");
+                socket.read_exact(&mut bytes)?;
                 lines.push(String::from_utf8_lossy(&bytes[..length]).into_owned());
             }
         }
-        Some(b'*') => (0..length()).for_each(|_| read_value(socket, lines)),
+        Some(b'*') => {
+            for _ in 0..length() {
+                read_value(socket, lines)?;
+            }
+        }
         _ => lines.push(line.to_owned()),
     }
+    Ok(())
 }

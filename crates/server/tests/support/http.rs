@@ -2,12 +2,14 @@
 //! how a body ended.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
+use tokio::time::timeout;
 
-use super::patiently;
+use super::PATIENCE;
 use super::sse::{Event, parse};
 
 /// A request that is not sent yet.
@@ -29,6 +31,8 @@ pub(crate) struct Exchange {
     /// The decoded body so far.
     pub(crate) body: Vec<u8>,
     pub(crate) end: End,
+    /// Limit of the wait for each part of the answer.
+    patience: Duration,
 }
 
 #[derive(Clone, Debug)]
@@ -135,6 +139,7 @@ impl Request {
             head: None,
             body: Vec::new(),
             end: End::Open,
+            patience: PATIENCE,
         }
     }
 
@@ -145,14 +150,20 @@ impl Request {
 }
 
 impl Exchange {
+    /// Sets the limit of the wait for each part of the answer.
+    pub(crate) fn patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
+    }
+
     /// Reads once and decodes. Returns false once the answer or the connection has ended.
     pub(crate) async fn read(&mut self) -> bool {
         if self.end != End::Open {
             return false;
         }
         let mut buffer = vec![0; 64 * 1024];
-        let read = patiently("bytes of the answer", self.socket.read(&mut buffer)).await;
-        match read {
+        let read = timeout(self.patience, self.socket.read(&mut buffer)).await;
+        match read.expect("bytes of the answer arrive in time") {
             Ok(0) | Err(_) => {
                 let until_close = matches!(
                     self.head.as_ref().map(|head| head.framing),
