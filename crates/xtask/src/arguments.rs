@@ -47,11 +47,11 @@ pub(crate) struct TestOptions {
     /// All steps: fuzz targets for a minute each, a soak of 30 minutes
     #[arg(long)]
     full: bool,
-    /// Run only this step; may be given more than once
-    #[arg(long, value_name = "STEP")]
+    /// Run only these steps: names with commas between, or one each time
+    #[arg(long, value_name = "STEPS", value_delimiter = ',')]
     pub(crate) only: Vec<String>,
-    /// Leave this step out; may be given more than once
-    #[arg(long, value_name = "STEP", conflicts_with = "only")]
+    /// Leave these steps out, written in the same way
+    #[arg(long, value_name = "STEPS", value_delimiter = ',', conflicts_with = "only")]
     pub(crate) skip: Vec<String>,
     /// Go on after a failed step; the summary names all that failed
     #[arg(long)]
@@ -108,9 +108,9 @@ Tiers, each with the steps of the one before:
 
 Examples:
   cargo xtask test --keep-going                goes on after a step that fails
-  cargo xtask test --only clippy --only test   two steps
+  cargo xtask test --only clippy,test          two steps
   cargo xtask test --only python -- -k lanes   the Python client tests whose name contains `lanes`
-  cargo xtask test --only test -- resumes      the Rust tests whose name contains `resumes`
+  cargo xtask test --only test -- resumes      the Rust tests whose name contains `resumes`, also those of the wider tiers
 
 The steps from doctest to restarts run two at a time, each with its own servers, ports and folders. What such a step prints follows in
 one piece at its end; meanwhile it is in .tools/logs/STEP.log. The others, and a single step of `--only`, run alone and print at once.
@@ -154,6 +154,8 @@ mod tests {
 
     #[test]
     fn arguments_after_the_dashes_need_a_named_step() {
+        let options = test_options(&["--only", "fmt,clippy", "--only", "test"]).unwrap();
+        assert_eq!(options.only, ["fmt", "clippy", "test"]);
         let options = test_options(&["--only", "python", "--", "-k", "lanes"]).unwrap();
         assert_eq!(options.only, ["python"]);
         assert_eq!(options.rest, ["-k", "lanes"]);

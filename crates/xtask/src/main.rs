@@ -18,6 +18,7 @@ mod examples;
 mod functions_for;
 mod fuzz;
 mod install;
+mod interrupt;
 mod micro;
 mod monitoring;
 mod need;
@@ -46,6 +47,9 @@ use arguments::{Arguments, Task};
 use workspace::Workspace;
 
 fn main() -> ExitCode {
+    if let Err(error) = interrupt::handle() {
+        terminal::text(&format!("cannot handle signals: {error}"));
+    }
     let workspace = Workspace::find();
     let done = match Arguments::parse().task {
         Task::Test(options) if options.list => {
@@ -57,6 +61,7 @@ fn main() -> ExitCode {
         Task::Profile => profile::record(&workspace).map(|()| true),
         Task::Install(options) => runner::install(&workspace, &options),
     };
+    interrupt::wait_if_happened();
     match done {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,

@@ -244,6 +244,15 @@ pub(crate) fn test(context: &Context<'_>) -> Result<Outcome, Error> {
 /// The tests that need no browser.
 const WITHOUT_BROWSER: [&str; 3] = ["client.test.mjs", "reconnect.test.mjs", "types.test.mjs"];
 
+/// The tests of what the page does beside asking, answering and reading on.
+const FEATURES: [&str; 5] = [
+    "activity.test.mjs",
+    "conversations.test.mjs",
+    "keys.test.mjs",
+    "pictures.test.mjs",
+    "words.test.mjs",
+];
+
 /// The tests that wait for processes to end and to start again.
 const RESTARTS: [&str; 2] = ["restart.test.mjs", "tls.test.mjs"];
 
@@ -255,14 +264,24 @@ pub(crate) fn client_module(context: &Context<'_>) -> Result<Outcome, Error> {
     run(context, BROWSER, |name| WITHOUT_BROWSER.contains(&name))
 }
 
-/// The step: the chat page and the client module in Chromium.
+/// The step: the chat page and the client module in Chromium. What is new runs here, unless a step
+/// of its own names it.
 ///
 /// # Errors
 /// A test failed, or the servers did not start.
 pub(crate) fn browser(context: &Context<'_>) -> Result<Outcome, Error> {
+    let elsewhere = WITHOUT_BROWSER.iter().chain(&FEATURES).chain(&RESTARTS);
     run(context, BROWSER, |name| {
-        !WITHOUT_BROWSER.contains(&name) && !RESTARTS.contains(&name)
+        elsewhere.clone().all(|other| *other != name)
     })
+}
+
+/// The step: conversations, keys, activity, pictures and languages on the chat page.
+///
+/// # Errors
+/// A test failed, or the servers did not start.
+pub(crate) fn browser_features(context: &Context<'_>) -> Result<Outcome, Error> {
+    run(context, BROWSER, |name| FEATURES.contains(&name))
 }
 
 /// The step: the chat page and the client module go on after kills, restarts and naps.
@@ -320,7 +339,7 @@ mod tests {
     #[test]
     fn tests_with_a_step_of_their_own_exist() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../server/tests/browser");
-        for name in WITHOUT_BROWSER.iter().chain(&RESTARTS) {
+        for name in WITHOUT_BROWSER.iter().chain(&FEATURES).chain(&RESTARTS) {
             assert!(folder.join(name).is_file(), "{name}");
         }
     }

@@ -9,6 +9,7 @@ use std::time::Instant;
 use crate::arguments::{InstallOptions, TestOptions};
 use crate::error::Error;
 use crate::install;
+use crate::interrupt;
 use crate::need::Need;
 use crate::report;
 use crate::step::{Context, Outcome, Report, Step, Tier};
@@ -134,7 +135,8 @@ where
     }
 
     fn stops(&self, reports: &[Report]) -> bool {
-        !self.keep_going && reports.iter().any(|report| report.result.is_err())
+        interrupt::happened()
+            || !self.keep_going && reports.iter().any(|report| report.result.is_err())
     }
 
     /// Runs one step, which prints to the terminal.

@@ -46,44 +46,40 @@ pub(crate) fn unit(context: &Context<'_>) -> Result<Outcome, Error> {
     )
 }
 
-/// The unit and integration tests. nextest runs the tests of all crates in parallel; without it
-/// they run with `cargo test`.
+/// The unit and integration tests. nextest runs the tests of all crates in parallel, the heaviest in
+/// the wider tiers only; without it all of them run with `cargo test`.
 pub(crate) fn test(context: &Context<'_>) -> Result<Outcome, Error> {
     let root = context.workspace.root();
-    if process::succeeds(process::cargo(root).args(["nextest", "--version"])) {
-        let mut command = process::cargo(root);
+    let is_wide = matches!(context.tier, Tier::Ci | Tier::Full);
+    let has_nextest = process::succeeds(process::cargo(root).args(["nextest", "--version"]));
+    let mut command = process::cargo(root);
+    let threads = if has_nextest {
+        // What is asked for by name is not left out.
+        let is_whole = is_wide || !context.rest.is_empty();
+        let profile = if is_whole { "ci" } else { "default" };
         command
-            .args(["nextest", "run", "--workspace"])
+            .args(["nextest", "run", "--workspace", "--profile", profile])
             .args(context.rest);
-        if std::env::var_os(THREADS).is_none() {
-            // Most tests wait for a process, a timeout or a disk most of the time: with two for each
-            // core, half of two cores was idle.
-            let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
-            command.env(THREADS, (3 * cores).to_string());
+        "NEXTEST_TEST_THREADS"
+    } else {
+        command.args(["test", "--workspace", "--lib", "--bins", "--tests"]);
+        command.args(["--examples", "--no-fail-fast"]);
+        if !context.rest.is_empty() {
+            command.arg("--").args(context.rest);
         }
-        if std::env::var_os(SEEDS).is_none() {
-            // The step `simulation` of the wider tiers runs the same seeds, and many more.
-            let seeds = match context.tier {
-                Tier::Ci | Tier::Full => "10",
-                Tier::Quick | Tier::Default => "30",
-            };
-            command.env(SEEDS, seeds);
-        }
-        return process::run(&mut command).map(|()| Outcome::Passed);
+        "RUST_TEST_THREADS"
+    };
+    if std::env::var_os(threads).is_none() {
+        // Most tests wait for a process, a timeout or a disk most of the time: with two for each core,
+        // half of two cores was idle.
+        let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+        command.env(threads, (3 * cores).to_string());
     }
-    let mut arguments = vec![
-        "test",
-        "--workspace",
-        "--lib",
-        "--bins",
-        "--tests",
-        "--examples",
-        "--no-fail-fast",
-    ];
-    if !context.rest.is_empty() {
-        arguments.push("--");
+    if std::env::var_os(SEEDS).is_none() {
+        // The step `simulation` of the wider tiers runs the same seeds, and many more.
+        command.env(SEEDS, if is_wide { "10" } else { "20" });
     }
-    run(context, &arguments)
+    process::run(&mut command).map(|()| Outcome::Passed)
 }
 
 /// The examples in the documentation.
@@ -183,9 +179,6 @@ pub(crate) fn deny(context: &Context<'_>) -> Result<Outcome, Error> {
 /// cargo builds those with symbols only if a selected test or program uses them. Without this one,
 /// they and all that depends on macros would be built a second time.
 pub(crate) const WHOLE: &str = "layers";
-
-/// How many tests nextest runs at a time.
-const THREADS: &str = "NEXTEST_TEST_THREADS";
 
 /// How many seeds the simulations run.
 const SEEDS: &str = "SIMULATION_SEEDS";

@@ -122,7 +122,7 @@ pub(crate) const STEPS: &[Step] = &[
     },
     Step {
         name: "browser",
-        about: "the chat page and the client module work in Chromium",
+        about: "the chat page and the client module work in Chromium: answers, cuts, reloads, stops, more than one reader",
         tiers: DEFAULT,
         needs: &[
             Need::Debian(CHROMIUM),
@@ -131,6 +131,18 @@ pub(crate) const STEPS: &[Step] = &[
         ],
         beside: true,
         run: node::browser,
+    },
+    Step {
+        name: "browser-features",
+        about: "conversations, keys, activity, pictures and languages of the chat page work in Chromium",
+        tiers: WIDER,
+        needs: &[
+            Need::Debian(CHROMIUM),
+            Need::Debian(FONTS),
+            Need::BrowserPackages,
+        ],
+        beside: true,
+        run: node::browser_features,
     },
     Step {
         name: "browser-restarts",
@@ -320,7 +332,7 @@ mod tests {
         let error = named("clipy").err().unwrap().to_string();
         assert_eq!(
             error,
-            "there is no step `clipy`; the steps are fmt, clippy, unit, test, doctest, deny, docs, features, package, micro, python, browser, browser-restarts, node, agents, client, examples, deployment, container, telemetry, monitoring, restarts, soak, simulation, fuzz"
+            "there is no step `clipy`; the steps are fmt, clippy, unit, test, doctest, deny, docs, features, package, micro, python, browser, browser-features, browser-restarts, node, agents, client, examples, deployment, container, telemetry, monitoring, restarts, soak, simulation, fuzz"
         );
     }
 }
