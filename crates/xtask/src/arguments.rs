@@ -51,7 +51,12 @@ pub(crate) struct TestOptions {
     #[arg(long, value_name = "STEPS", value_delimiter = ',')]
     pub(crate) only: Vec<String>,
     /// Leave these steps out, written in the same way
-    #[arg(long, value_name = "STEPS", value_delimiter = ',', conflicts_with = "only")]
+    #[arg(
+        long,
+        value_name = "STEPS",
+        value_delimiter = ',',
+        conflicts_with = "only"
+    )]
     pub(crate) skip: Vec<String>,
     /// Go on after a failed step; the summary names all that failed
     #[arg(long)]

@@ -67,7 +67,10 @@ fn end_descendants(ancestor: u32) {
 fn descendants(ancestor: u32) -> Vec<u32> {
     let mut children: HashMap<u32, Vec<u32>> = HashMap::new();
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let id = entry.file_name().to_str().and_then(|name| name.parse().ok());
+        let id = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse().ok());
         if let Some((id, parent)) = id.and_then(|id| Some((id, parent(id)?))) {
             children.entry(parent).or_default().push(id);
         }
@@ -88,7 +91,9 @@ fn parent(id: u32) -> Option<u32> {
     // The program's name is in parentheses and may contain any character.
     let mut fields = stat.rsplit_once(") ")?.1.split(' ');
     let state = fields.next()?;
-    (state != "Z").then(|| fields.next()?.parse().ok()).flatten()
+    (state != "Z")
+        .then(|| fields.next()?.parse().ok())
+        .flatten()
 }
 
 fn signal(name: &str, ids: &[u32]) {

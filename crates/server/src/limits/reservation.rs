@@ -90,12 +90,12 @@ impl Reservation {
             ..self.row.clone()
         };
         let usage = Usage::of(tokens, used.cost, is_estimated);
-        self.share(row.clone(), usage, false);
+        self.share(&row, usage, false);
         self.limits.used(row, &usage);
     }
 
     /// Tells the counters of all nodes what was used.
-    fn share(&self, row: RowKey, usage: Usage, is_cancelled: bool) {
+    fn share(&self, row: &RowKey, usage: Usage, is_cancelled: bool) {
         let parties = self.parties.iter().map(|party| SettledParty {
             subject: party.id.clone(),
             limits: party.limits,
@@ -106,7 +106,7 @@ impl Reservation {
         let id = id.map(|generation| generation.meta().id.as_str().to_owned());
         self.limits.share(|| Settlement {
             id: id.unwrap_or_else(|| random_id("none_")),
-            row,
+            row: row.clone(),
             usage,
             parties: parties.collect(),
         });
@@ -224,7 +224,7 @@ impl Drop for Reservation {
             counters.cancel(&party.limits, reserved, at);
         }
         if self.shared.is_some() {
-            self.share(self.row.clone(), Usage::default(), true);
+            self.share(&self.row, Usage::default(), true);
         }
     }
 }
