@@ -8,28 +8,29 @@ use crate::step::{Outcome, Report, Step, Tier};
 use crate::steps::STEPS;
 use crate::terminal;
 
-/// Prints all steps: what each checks, the smallest tier that runs it, and what it needs.
+/// Prints all steps: what each checks, the tiers that run it, and what it needs.
 pub(crate) fn list() {
     for step in STEPS {
+        let tiers: Vec<&str> = step.tiers.iter().map(|tier| word(*tier)).collect();
         terminal::text(&format!(
-            "{:<8} {:<7} {}",
+            "{:<17} {:<23} {}",
             step.name,
-            smallest_tier(step),
+            tiers.join(" "),
             step.about
         ));
         if !step.needs.is_empty() {
             let needs: Vec<String> = step.needs.iter().map(ToString::to_string).collect();
-            terminal::text(&format!("{:<16} needs {}", "", needs.join(", ")));
+            terminal::text(&format!("{:<41} needs {}", "", needs.join(", ")));
         }
     }
 }
 
-fn smallest_tier(step: &Step) -> &'static str {
-    match step.tiers.first() {
-        Some(Tier::Quick) => "quick",
-        Some(Tier::Ci) => "ci",
-        Some(Tier::Full) => "full",
-        Some(Tier::Default) | None => "default",
+fn word(tier: Tier) -> &'static str {
+    match tier {
+        Tier::Quick => "quick",
+        Tier::Default => "default",
+        Tier::Ci => "ci",
+        Tier::Full => "full",
     }
 }
 
