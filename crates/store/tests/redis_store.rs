@@ -206,7 +206,7 @@ async fn repetition_after_a_lost_answer_stores_each_record_once() {
     let start = Instant::now();
     let failed = append(&*store, &id, FIRST, &block(3, &[1, 1])).await;
     assert!(failed.unwrap_err().is_retryable());
-    assert!(start.elapsed() < Duration::from_secs(2));
+    assert!(start.elapsed() < Duration::from_secs(10));
     server.resume();
     // More records have been added in between.
     let more = block(3, &[1; 5]);

@@ -635,7 +635,7 @@ async fn revocation_cancels_what_the_key_runs_and_cuts_what_it_reads() {
     while reader.read().await {}
     assert_eq!(reader.end, End::Broken);
     assert_eq!(socket.close_code().await, 4401);
-    assert!(since.elapsed() < std::time::Duration::from_secs(5));
+    assert!(since.elapsed() < std::time::Duration::from_secs(15));
     assert!(!is_valid(&world, ALICE).await);
     // Other keys go on, of the same owner too.
     let before = (others.body.len(), bobs.body.len());

@@ -812,7 +812,7 @@ async fn revocation_of_the_key_ends_what_its_tickets_have_open() {
     while reader.read().await {}
     assert_eq!(reader.end, End::Broken);
     assert_eq!(socket.close_code().await, Some(4401));
-    assert!(since.elapsed() < Duration::from_secs(5));
+    assert!(since.elapsed() < Duration::from_secs(15));
     let before = others.body.len();
     while others.body.len() < before + 1000 {
         assert!(others.read().await);
