@@ -107,8 +107,8 @@ impl TestOptions {
 const TEST_HELP: &str = "\
 Tiers:
   cargo xtask test --quick    before a commit: fmt, clippy and unit tests; at most 4 minutes
-  cargo xtask test            before a change is handed in: all but the heaviest tests, clients, browser, examples; at most 15 minutes
-  cargo xtask test --ci       what `.ci/run` does: both, and docs, packages, micro-benchmarks and a soak; at most 30 minutes on two cores
+  cargo xtask test            before a change is handed in: all but the heaviest tests, clients, browser; at most 15 minutes on two cores
+  cargo xtask test --ci       what `.ci/run` does: both, and examples, docs, packages, micro-benchmarks and a soak; at most 30 minutes
   cargo xtask test --full     before a release: also fuzzing, and a soak of 30 minutes
 
 Examples:

@@ -248,7 +248,7 @@ mod tests {
         assert_eq!(
             default,
             [
-                "fmt", "test", "doctest", "python", "browser", "node", "client", "examples"
+                "fmt", "test", "doctest", "python", "browser", "node", "client"
             ]
         );
         let ci = of(Tier::Ci);

@@ -77,7 +77,7 @@ pub(crate) fn test(context: &Context<'_>) -> Result<Outcome, Error> {
     }
     if std::env::var_os(SEEDS).is_none() {
         // The step `simulation` of the wider tiers runs the same seeds, and many more.
-        command.env(SEEDS, if is_wide { "10" } else { "20" });
+        command.env(SEEDS, "10");
     }
     process::run(&mut command).map(|()| Outcome::Passed)
 }

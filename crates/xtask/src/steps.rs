@@ -185,7 +185,7 @@ pub(crate) const STEPS: &[Step] = &[
     Step {
         name: "examples",
         about: "each example works, the pages in Chromium, and streams pass through nginx and Caddy",
-        tiers: DEFAULT,
+        tiers: WIDER,
         needs: &[
             Need::Debian(CADDY),
             Need::Debian(CHROMIUM),
