@@ -23,7 +23,7 @@ use futures::future::join_all;
 use serde_json::{Value, json};
 use support::process::Process;
 use support::websocket::{RawSocket, frame_head};
-use support::{Request, Socket, response, with};
+use support::{Request, Socket, response, with, within};
 use tokenwire_simulator::{Options, Simulator};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -316,8 +316,7 @@ async fn slow_readers(api: &str, count: usize, request: Value, load: &str) {
     let request = with(request, json!({"stream": true}));
     let pause = Duration::from_millis(5);
     let streams = (0..count).map(|_| read_slowly(gateway.address(), &request, pause));
-    let streams = tokio::time::timeout(LONG_PATIENCE, join_all(streams)).await;
-    let streams = streams.unwrap();
+    let streams = within(LONG_PATIENCE, "the streams", join_all(streams)).await;
     let whole = streams.iter().filter(|(_, completed)| *completed).count();
     let refused = streams.iter().filter(|(status, _)| *status == 503).count();
     assert_eq!(whole + refused, count, "{streams:?}");

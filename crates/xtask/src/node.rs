@@ -270,10 +270,8 @@ pub(crate) fn client_module(context: &Context<'_>) -> Result<Outcome, Error> {
 /// # Errors
 /// A test failed, or the servers did not start.
 pub(crate) fn browser(context: &Context<'_>) -> Result<Outcome, Error> {
-    let elsewhere = WITHOUT_BROWSER.iter().chain(&FEATURES).chain(&RESTARTS);
-    run(context, BROWSER, |name| {
-        elsewhere.clone().all(|other| *other != name)
-    })
+    let elsewhere = [&WITHOUT_BROWSER[..], &FEATURES, &RESTARTS].concat();
+    run(context, BROWSER, |name| !elsewhere.contains(&name))
 }
 
 /// The step: conversations, keys, activity, pictures and languages on the chat page.

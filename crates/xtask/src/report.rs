@@ -4,14 +4,18 @@ use std::fs::File;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::step::{Outcome, Report, Step, Tier};
+use clap::ValueEnum as _;
+
+use crate::step::{Outcome, Report, Step};
 use crate::steps::STEPS;
 use crate::terminal;
 
 /// Prints all steps: what each checks, the tiers that run it, and what it needs.
 pub(crate) fn list() {
     for step in STEPS {
-        let tiers: Vec<&str> = step.tiers.iter().map(|tier| word(*tier)).collect();
+        let tiers: Vec<String> = (step.tiers.iter())
+            .filter_map(|tier| Some(tier.to_possible_value()?.get_name().to_owned()))
+            .collect();
         terminal::text(&format!(
             "{:<17} {:<23} {}",
             step.name,
@@ -22,15 +26,6 @@ pub(crate) fn list() {
             let needs: Vec<String> = step.needs.iter().map(ToString::to_string).collect();
             terminal::text(&format!("{:<41} needs {}", "", needs.join(", ")));
         }
-    }
-}
-
-fn word(tier: Tier) -> &'static str {
-    match tier {
-        Tier::Quick => "quick",
-        Tier::Default => "default",
-        Tier::Ci => "ci",
-        Tier::Full => "full",
     }
 }
 

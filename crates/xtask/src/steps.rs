@@ -21,6 +21,13 @@ const DEFAULT: &[Tier] = &[Tier::Default, Tier::Ci, Tier::Full];
 /// Tiers of the steps that `.ci/run` adds.
 const WIDER: &[Tier] = &[Tier::Ci, Tier::Full];
 
+/// What the tests of the page in Chromium need.
+const IN_CHROMIUM: &[Need] = &[
+    Need::Debian(CHROMIUM),
+    Need::Debian(FONTS),
+    Need::BrowserPackages,
+];
+
 /// All steps in the order in which they begin: what fails most often first. Those in a row that may run
 /// beside another run two at a time, so the long ones among them are not the last.
 pub(crate) const STEPS: &[Step] = &[
@@ -126,11 +133,7 @@ pub(crate) const STEPS: &[Step] = &[
         name: "browser",
         about: "the chat page and the client module work in Chromium: answers, cuts, reloads, stops, more than one reader",
         tiers: DEFAULT,
-        needs: &[
-            Need::Debian(CHROMIUM),
-            Need::Debian(FONTS),
-            Need::BrowserPackages,
-        ],
+        needs: IN_CHROMIUM,
         beside: true,
         run: node::browser,
     },
@@ -138,11 +141,7 @@ pub(crate) const STEPS: &[Step] = &[
         name: "browser-features",
         about: "conversations, keys, activity, pictures and languages of the chat page work in Chromium",
         tiers: WIDER,
-        needs: &[
-            Need::Debian(CHROMIUM),
-            Need::Debian(FONTS),
-            Need::BrowserPackages,
-        ],
+        needs: IN_CHROMIUM,
         beside: true,
         run: node::browser_features,
     },
@@ -150,11 +149,7 @@ pub(crate) const STEPS: &[Step] = &[
         name: "browser-restarts",
         about: "the chat page goes on after a kill, a rolling restart, with and without TLS, and a laptop that slept",
         tiers: WIDER,
-        needs: &[
-            Need::Debian(CHROMIUM),
-            Need::Debian(FONTS),
-            Need::BrowserPackages,
-        ],
+        needs: IN_CHROMIUM,
         beside: true,
         run: node::browser_restarts,
     },

@@ -141,13 +141,6 @@ impl Row {
 impl UsageTable {
     /// Adds what this process has counted.
     pub(super) fn add(&mut self, key: RowKey, usage: &Usage) {
-        // Most are known, and have changed since they were last written.
-        if let Some(row) = self.rows.get_mut(&key)
-            && row.is_changed
-        {
-            row.own.add(usage);
-            return;
-        }
         let key = self.bounded(key);
         let row = self.rows.entry(key.clone()).or_default();
         row.own.add(usage);

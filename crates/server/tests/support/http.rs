@@ -7,10 +7,9 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
-use tokio::time::timeout;
 
-use super::PATIENCE;
 use super::sse::{Event, parse};
+use super::{PATIENCE, within};
 
 /// A request that is not sent yet.
 #[derive(Clone)]
@@ -162,8 +161,8 @@ impl Exchange {
             return false;
         }
         let mut buffer = vec![0; 64 * 1024];
-        let read = timeout(self.patience, self.socket.read(&mut buffer)).await;
-        match read.expect("bytes of the answer arrive in time") {
+        let read = self.socket.read(&mut buffer);
+        match within(self.patience, "bytes of the answer", read).await {
             Ok(0) | Err(_) => {
                 let until_close = matches!(
                     self.head.as_ref().map(|head| head.framing),

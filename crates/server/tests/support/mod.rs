@@ -49,7 +49,12 @@ pub(crate) use websocket::Socket;
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) async fn patiently<F: Future>(what: &str, future: F) -> F::Output {
-    match tokio::time::timeout(PATIENCE, future).await {
+    within(PATIENCE, what, future).await
+}
+
+/// Waits for what may take longer than [`PATIENCE`].
+pub(crate) async fn within<F: Future>(limit: Duration, what: &str, future: F) -> F::Output {
+    match tokio::time::timeout(limit, future).await {
         Ok(output) => output,
         Err(_) => panic!("timed out waiting for {what}"),
     }
