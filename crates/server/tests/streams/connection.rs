@@ -269,3 +269,20 @@ fn descriptor_table_is_allocated_at_the_start() {
         .unwrap_or(u64::MAX);
     assert!(size >= most.min(1 << 16), "room for {size} of {most}");
 }
+
+#[test]
+fn memory_is_not_backed_by_huge_pages_unless_it_is_asked_for() {
+    let huge_pages = |environment: &[(&str, &str)]| {
+        let gateway = crate::support::process::Process::start("", environment);
+        let status = std::fs::read_to_string(format!("/proc/{}/status", gateway.id())).unwrap();
+        let mut lines = status.lines();
+        let allowed = lines.find_map(|line| line.strip_prefix("THP_enabled:"));
+        allowed.map(|allowed| allowed.trim().to_owned())
+    };
+    // Kernels before 5.0 do not show it.
+    if let Some(allowed) = huge_pages(&[]) {
+        assert_eq!(allowed, "0");
+        let asked = huge_pages(&[("MIMALLOC_ALLOW_THP", "1")]);
+        assert_eq!(asked.as_deref(), Some("1"));
+    }
+}
