@@ -2,6 +2,7 @@
 
 mod choice;
 mod choice_state;
+mod envelope;
 mod reasoning_origin;
 mod templates;
 
@@ -10,6 +11,7 @@ use std::collections::HashSet;
 use serde_json::value::RawValue;
 
 use self::choice_state::Choices;
+use self::envelope::Envelope;
 use self::templates::Known;
 use super::chunk::{Choice, Chunk, UpstreamFault};
 use super::chunking::Chunking;
@@ -23,6 +25,9 @@ use crate::request::ToolNames;
 
 /// The payload after the last chunk. Some servers write it in lower case.
 const DONE: &[u8] = b"[DONE]";
+
+/// Most chunks of a stream whose envelope is kept for those that follow.
+const MAX_ENVELOPES: u32 = 4;
 
 /// Maximum chunks that fail a stream and wait for its end.
 const MAX_FAILING: usize = 8;
@@ -39,6 +44,10 @@ pub struct ChatTranslator {
     /// The template that matched last.
     recent: usize,
     misses: u32,
+    /// What is around the delta of the chunks.
+    envelope: Option<Envelope>,
+    /// Number of envelopes so far.
+    envelopes: u32,
     usage: Option<Usage>,
     /// Usage of upstreams whose answers were continued by others.
     spent: Option<Usage>,
@@ -92,6 +101,8 @@ impl ChatTranslator {
             templates: Vec::new(),
             recent: 0,
             misses: 0,
+            envelope: None,
+            envelopes: 0,
             usage: None,
             spent: None,
             usage_chunks: 0,
@@ -153,6 +164,7 @@ impl ChatTranslator {
         self.usage = None;
         self.usage_chunks = 0;
         self.misses = 0;
+        self.envelope = None;
         self.continues = true;
         for (_, choice) in &mut self.choices.0 {
             choice.finished = false;
@@ -179,6 +191,7 @@ impl ChatTranslator {
             && self.failing.is_empty()
             && let Some(translated) = self
                 .match_template(data, records)
+                .or_else(|| self.match_envelope(name, data, records))
                 .or_else(|| self.match_usage(name, data))
         {
             return translated;
@@ -411,8 +424,43 @@ impl ChatTranslator {
             records.record(None);
             return self.translated(false);
         }
+        if let [choice] = choices.as_slice()
+            && usage.is_none()
+            && self.has_plain_chunks()
+            && self.envelopes < MAX_ENVELOPES
+        {
+            self.envelopes += 1;
+            self.envelope = Envelope::of(chunk, choice, data);
+        }
         let tokens = self.append(chunk, &choices, usage, data, records);
         self.translated(tokens)
+    }
+
+    /// Whether nothing but the chunk itself decides how it is read.
+    fn has_plain_chunks(&self) -> bool {
+        self.n == 1 && self.fault.is_none() && !self.continues
+    }
+
+    /// Fast path of chunks whose envelope is that of an earlier one: the first of a template, the
+    /// finish chunk, and pieces of calls.
+    fn match_envelope(
+        &mut self,
+        name: Option<&[u8]>,
+        data: &[u8],
+        records: &mut RecordWriter,
+    ) -> Option<Translated> {
+        if name == Some(b"error") || !self.has_plain_chunks() {
+            return None;
+        }
+        let inside = self.envelope.as_ref()?.open(data)?;
+        let (chunk, choice) = inside.chunk();
+        if choice.own_usage().is_some()
+            || matches!(choice.finish_reason(), Some(FinishReason::Error(_)))
+        {
+            return None;
+        }
+        let tokens = self.append(&chunk, &[choice], None, data, records);
+        Some(self.translated(tokens))
     }
 
     /// Appends the events and the record of a chunk.
