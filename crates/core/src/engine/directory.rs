@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use foldhash::fast::RandomState;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
@@ -26,7 +27,8 @@ pub(super) struct Directory {
 
 #[derive(Debug, Default)]
 struct State {
-    generations: HashMap<GenerationId, Entry>,
+    /// Ids are random, so a quick hash does.
+    generations: HashMap<GenerationId, Entry, RandomState>,
     keys: HashMap<(Owner, String), Keyed>,
     kept: Kept,
 }

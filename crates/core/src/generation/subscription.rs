@@ -23,6 +23,8 @@ use crate::model::record::{BatchPosition, CorruptRecord, RecordBatch, Records};
 
 /// The size at which one poll stops adding records.
 const POLL_BYTES: usize = 64 * 1024;
+/// Room for the frames of several records. A reader that waits does not hold as much.
+const FRAMES_BYTES: usize = 2048;
 /// Frames that a poll returned are counted from this size on.
 const COUNT_FROM: usize = 4 * 1024;
 /// Bytes of records that one poll reads without a frame for the reader. Then others run.
@@ -196,7 +198,7 @@ impl Subscription {
                     Poll::Pending => {
                         self.turn = 0;
                         // A waiting reader holds no buffers.
-                        if self.batch.byte_len() > 1024 || self.out.capacity() > 4096 {
+                        if self.batch.byte_len() > 1024 || self.out.capacity() > 1024 {
                             self.batch.release();
                             self.renderer.release();
                             self.out = BytesMut::new();
@@ -323,6 +325,10 @@ impl Subscription {
         let mut next = first;
         let mut rendered = Rendered::Open;
         while let Some((record, after)) = self.batch.record_at(self.at) {
+            if next == first && !self.batch.is_end(after) {
+                // There are several frames. The buffer does not grow with each.
+                self.out.reserve(FRAMES_BYTES);
+            }
             match self
                 .renderer
                 .render(&*generation, record, self.from, &mut self.out)
