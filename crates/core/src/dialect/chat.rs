@@ -2,14 +2,18 @@
 //! a Responses upstream.
 
 use super::chat_delta::ChatDelta;
+use super::chat_record::{ChatRecord, End};
 use super::frame_output::FrameOutput;
 use super::{Frame, Rendered, Renderer, View};
 use crate::model::event::{Ending, EventKind, Outcome};
 use crate::model::id::Seq;
 use crate::model::json;
-use crate::model::record::{CLOSING_NUMBERS, FullRecord, RecordRef};
+use crate::model::record::{CLOSING_NUMBERS, CorruptRecord, FullRecord, RecordRef};
 use crate::model::snapshot::{Api, Meta, Snapshot};
 use crate::upstream::translate::{chat_usage, is_error_object, is_usage_chunk};
+
+/// The payload after an answer.
+const DONE: &[u8] = b"[DONE]";
 
 /// The finish and usage chunks that are made of a terminal event.
 #[derive(Default)]
@@ -19,6 +23,46 @@ struct ClosingChunks {
 }
 
 impl Renderer {
+    /// As [`Renderer::chat`], of a chat upstream's record in its stored form. `None` if the record is
+    /// to be decoded: the answer ends with something to be made of its events.
+    pub(super) fn chat_record(
+        &self,
+        view: &impl View,
+        stored: &[u8],
+        record: RecordRef<'_>,
+        from: Seq,
+        out: &mut impl FrameOutput,
+    ) -> Result<Option<Rendered>, CorruptRecord> {
+        let seq = Seq(record.next_seq().0 - 1);
+        if seq < from {
+            return Ok(Some(Rendered::Open));
+        }
+        let meta = view.meta();
+        let read = ChatRecord::read(stored)?;
+        if read.end == Some(End::Other) || read.end.is_some() && record.skip == CLOSING_NUMBERS {
+            return Ok(None);
+        }
+        let mut emit = |data: &[u8]| {
+            let frame = Frame {
+                seq,
+                name: None,
+                relayed_name: None,
+                data,
+            };
+            out.put_frame(&*self.framing, &meta.id, &frame);
+        };
+        if let Some(raw) = read.raw.filter(|raw| is_shown(meta, raw, read.is_alone)) {
+            emit(raw);
+        }
+        Ok(Some(match read.end {
+            None => Rendered::Open,
+            Some(_) => {
+                emit(DONE);
+                Rendered::Ended
+            }
+        }))
+    }
+
     pub(super) fn chat(
         &mut self,
         view: &impl View,
@@ -42,11 +86,8 @@ impl Renderer {
             out.put_frame(&*self.framing, &meta.id, &frame);
         };
         let raw = full.raw.as_ref().filter(|_| meta.api == Api::Chat);
-        // A usage chunk is a record of its own. The upstream may send one that was not requested.
-        let alone = matches!(full.events.as_slice(), [EventKind::Chunk]);
-        if let Some(raw) = raw
-            && (!alone || meta.include_usage || !is_usage_chunk(raw))
-        {
+        let is_alone = matches!(full.events.as_slice(), [EventKind::Chunk]);
+        if let Some(raw) = raw.filter(|raw| is_shown(meta, raw, is_alone)) {
             emit(seq, raw);
         }
         let mut rendered = Rendered::Open;
@@ -86,11 +127,17 @@ impl Renderer {
     }
 }
 
+/// Whether a chat reader is shown a chunk. A usage chunk is a record of its own, and the upstream may
+/// send one that was not requested.
+fn is_shown(meta: &Meta, chunk: &[u8], is_alone: bool) -> bool {
+    !is_alone || meta.include_usage || !is_usage_chunk(chunk)
+}
+
 /// Returns the payload after the terminal record's own chunk: `[DONE]` after an answer, else an
 /// error object. `None` if the chunk is the upstream's own error object.
 fn last_payload(ending: &Ending, raw: Option<&[u8]>) -> Option<Vec<u8>> {
     let (code, kind, message) = match ending {
-        Ending::Completed | Ending::Incomplete { .. } => return Some(b"[DONE]".to_vec()),
+        Ending::Completed | Ending::Incomplete { .. } => return Some(DONE.to_vec()),
         Ending::Failed(_) if raw.is_some_and(is_error_object) => return None,
         Ending::Failed(failure) => (&*failure.code, &*failure.kind, &*failure.message),
         Ending::Cancelled => ("cancelled", "cancelled", "The generation was cancelled."),

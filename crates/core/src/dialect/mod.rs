@@ -6,6 +6,7 @@
 mod chat;
 mod chat_completion;
 mod chat_delta;
+mod chat_record;
 mod frame_output;
 mod item_index;
 mod large_frame;
@@ -236,6 +237,13 @@ impl Renderer {
         from: Seq,
         out: &mut BytesMut,
     ) -> Result<Rendered, CorruptRecord> {
+        if self.dialect == Dialect::Chat
+            && view.meta().api == Api::Chat
+            && let Some(stored) = Content::full(record.payload)
+            && let Some(rendered) = self.chat_record(view, stored, record, from, out)?
+        {
+            return Ok(rendered);
+        }
         match Content::decode(record.payload)? {
             Content::Delta { template, holes } => {
                 if self.templates.len() <= template {

@@ -135,6 +135,11 @@ impl<'a> Content<'a> {
         Ok(Some((template, StoredHoles(rest))))
     }
 
+    /// Returns the stored form of a full record; `None` for a record of another form.
+    pub(crate) fn full(payload: &'a [u8]) -> Option<&'a [u8]> {
+        payload.strip_prefix(&[TAG_FULL])
+    }
+
     /// Returns the template that a record's payload defines, and its number.
     pub(crate) fn template(payload: &[u8]) -> Result<Option<(usize, Template)>, CorruptRecord> {
         let Some(mut rest) = payload.strip_prefix(&[TAG_FIRST_DELTA]) else {
