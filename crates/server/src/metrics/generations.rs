@@ -55,8 +55,16 @@ pub(super) struct Generations {
 struct Frequent {
     chat: FrequentByApi,
     responses: FrequentByApi,
-    /// Tokens and first tokens by upstream, in the order of the configuration.
-    upstreams: Vec<(Counter, Histogram)>,
+    /// In the order of the configuration.
+    upstreams: Vec<FrequentByUpstream>,
+}
+
+#[derive(Clone, Debug)]
+struct FrequentByUpstream {
+    tokens: Counter,
+    first_token: Histogram,
+    /// Tokens that the upstream reported: input, cached, output.
+    reported: [Counter; 3],
 }
 
 #[derive(Clone, Debug, Default)]
@@ -205,19 +213,19 @@ impl Generations {
         };
         let by_upstream = |upstream: &Arc<str>| {
             self.between_tokens.begin(upstream);
-            for kind in ["input", "cached", "output"] {
-                let _ = self.reported.get_or_create(&ByKind {
-                    upstream: upstream.clone(),
-                    kind,
-                });
-            }
+            let reported = |kind| {
+                let upstream = upstream.clone();
+                self.reported
+                    .get_or_create_owned(&ByKind { upstream, kind })
+            };
             let by_upstream = ByUpstream {
                 upstream: upstream.clone(),
             };
-            (
-                self.tokens.get_or_create_owned(&by_upstream),
-                self.first_token.get_or_create_owned(&by_upstream),
-            )
+            FrequentByUpstream {
+                tokens: self.tokens.get_or_create_owned(&by_upstream),
+                first_token: self.first_token.get_or_create_owned(&by_upstream),
+                reported: ["input", "cached", "output"].map(reported),
+            }
         };
         let frequent = Frequent {
             chat: by_api(Api::Chat),
@@ -247,21 +255,17 @@ impl Generations {
     }
 
     /// Counts the tokens that the upstream reported, and the times between them.
-    fn spent(&self, upstream: &Arc<str>, end: &GenerationEnd<'_>) {
-        if let Some(intervals) = end.token_intervals {
+    fn spent(&self, endpoint: usize, end: &GenerationEnd<'_>) {
+        if let (Some(upstream), Some(intervals)) =
+            (self.upstreams.get(endpoint), end.token_intervals)
+        {
             self.between_tokens.add(upstream, intervals);
         }
-        let Some(usage) = end.token_usage else {
-            return;
-        };
-        for (kind, tokens) in [
-            ("input", usage.input),
-            ("cached", usage.cached),
-            ("output", usage.output),
-        ] {
-            if tokens > 0 {
-                let upstream = upstream.clone();
-                let counter = self.reported.get_or_create(&ByKind { upstream, kind });
+        if let (Some(upstream), Some(usage)) =
+            (self.frequent.upstreams.get(endpoint), end.token_usage)
+        {
+            let tokens = [usage.input, usage.cached, usage.output];
+            for (counter, tokens) in upstream.reported.iter().zip(tokens) {
                 counter.inc_by(tokens);
             }
         }
@@ -294,17 +298,15 @@ impl Observer for Generations {
 
     fn ended(&self, end: &GenerationEnd<'_>) {
         self.events.inc_by(end.events);
-        if let Some(upstream) = end.endpoint.and_then(|at| self.upstreams.get(at)) {
-            self.spent(upstream, end);
+        if let Some(endpoint) = end.endpoint {
+            self.spent(endpoint, end);
         }
         let frequent = end.endpoint.and_then(|at| self.frequent.upstreams.get(at));
-        if let (Some((tokens, first_token)), Status::Completed, None) =
-            (frequent, end.status, end.code)
-        {
+        if let (Some(upstream), Status::Completed, None) = (frequent, end.status, end.code) {
             self.frequent.by_api(end.asked_in).completed.inc();
-            tokens.inc_by(end.tokens);
+            upstream.tokens.inc_by(end.tokens);
             if let Some(time) = end.first_token {
-                first_token.observe(time.as_secs_f64());
+                upstream.first_token.observe(time.as_secs_f64());
             }
             return;
         }
