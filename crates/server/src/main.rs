@@ -113,11 +113,12 @@ fn reserve_descriptors() {
     let _ = rustix::io::fcntl_dupfd_cloexec(std::io::stdout(), highest);
 }
 
-/// Tells the kernel not to back the process' memory by transparent huge pages, for which the allocator
-/// asks. What is kept of answers fills new memory all the time, and the page fault that clears 2 MiB
-/// stalls every stream of a worker: for 0.1 ms, and for 5 where a host has to supply the memory.
+/// Tells the kernel not to back the process' memory with transparent huge pages, which the allocator
+/// asks for. Answers are kept, so new memory is needed all the time, and a page fault that clears
+/// 2 MiB stalls every stream of a worker: for 0.1 ms, and for 5 ms where a host has to supply the
+/// memory.
 ///
-/// The allocator's own variable decides where it is set: `MIMALLOC_ALLOW_THP=1` keeps them.
+/// The allocator's own variable takes precedence: `MIMALLOC_ALLOW_THP=1` keeps them.
 fn refuse_huge_pages() {
     #[cfg(target_os = "linux")]
     if std::env::var_os("MIMALLOC_ALLOW_THP").is_none() {

@@ -1,5 +1,6 @@
 //! What a chat reader is shown of a record of a chat upstream: the upstream's chunk, and whether it
-//! is the last one. Read without a copy of the events, which are half of the work for a short answer.
+//! is the last one. Reading it copies nothing: the copies of the events, which such a reader is not
+//! shown, took as long as the rest.
 
 use serde::Deserialize;
 
@@ -274,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn chunk_alone_and_the_end_are_told() {
+    fn lone_chunk_and_end_are_recognised() {
         let failure = Failure {
             code: "c".to_owned(),
             kind: "k".to_owned(),

@@ -27,7 +27,7 @@ pub(super) struct Directory {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Ids are random, so a quick hash does.
+    /// Ids are random, so a fast hash will do.
     generations: HashMap<GenerationId, Entry, RandomState>,
     keys: HashMap<(Owner, String), Keyed>,
     kept: Kept,

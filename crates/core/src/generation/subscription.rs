@@ -23,7 +23,7 @@ use crate::model::record::{BatchPosition, CorruptRecord, RecordBatch, Records};
 
 /// The size at which one poll stops adding records.
 const POLL_BYTES: usize = 64 * 1024;
-/// Room for the frames of several records. A reader that waits does not hold as much.
+/// Room for the frames of several records.
 const FRAMES_BYTES: usize = 2048;
 /// Frames that a poll returned are counted from this size on.
 const COUNT_FROM: usize = 4 * 1024;
@@ -198,7 +198,7 @@ impl Subscription {
                     Poll::Pending => {
                         self.turn = 0;
                         // A waiting reader holds no buffers.
-                        if self.batch.byte_len() > 1024 || self.out.capacity() > 1024 {
+                        if self.batch.byte_len() > 1024 || self.out.capacity() > 4096 {
                             self.batch.release();
                             self.renderer.release();
                             self.out = BytesMut::new();
@@ -323,10 +323,12 @@ impl Subscription {
             return entry.bytes;
         }
         let mut next = first;
+        let mut several = false;
         let mut rendered = Rendered::Open;
         while let Some((record, after)) = self.batch.record_at(self.at) {
-            if next == first && !self.batch.is_end(after) {
+            if self.out.capacity() == 0 && !self.batch.is_end(after) {
                 // There are several frames. The buffer does not grow with each.
+                several = true;
                 self.out.reserve(FRAMES_BYTES);
             }
             match self
@@ -362,7 +364,12 @@ impl Subscription {
             }
         }
         self.note(rendered);
-        let bytes = self.out.split().freeze();
+        let bytes = if several && self.out.len() <= FRAMES_BYTES {
+            // A reader that waits does not hold the rest of it.
+            std::mem::take(&mut self.out).freeze()
+        } else {
+            self.out.split().freeze()
+        };
         if let Some(key) = key {
             let entry = RenderEntry {
                 key,

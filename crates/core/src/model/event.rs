@@ -11,6 +11,8 @@ use crate::model::id::GenerationId;
 use serde::{Deserialize, Serialize};
 
 /// One event. Its number follows from its position in the log.
+///
+/// The stored form is read in a second place, by [`crate::dialect`] for chat readers.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
 pub enum EventKind {
     /// `response.created`: always the first event.

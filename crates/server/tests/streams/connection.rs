@@ -270,19 +270,22 @@ fn descriptor_table_is_allocated_at_the_start() {
     assert!(size >= most.min(1 << 16), "room for {size} of {most}");
 }
 
+/// Whether the kernel may give a process transparent huge pages; `None` on kernels before 5.0.
+fn takes_huge_pages(process: u32) -> Option<bool> {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let mut lines = status.lines();
+    let allowed = lines.find_map(|line| line.strip_prefix("THP_enabled:"))?;
+    Some(allowed.trim() == "1")
+}
+
 #[test]
-fn memory_is_not_backed_by_huge_pages_unless_it_is_asked_for() {
-    let huge_pages = |environment: &[(&str, &str)]| {
-        let gateway = crate::support::process::Process::start("", environment);
-        let status = std::fs::read_to_string(format!("/proc/{}/status", gateway.id())).unwrap();
-        let mut lines = status.lines();
-        let allowed = lines.find_map(|line| line.strip_prefix("THP_enabled:"));
-        allowed.map(|allowed| allowed.trim().to_owned())
+fn memory_is_not_backed_by_huge_pages_unless_they_are_asked_for() {
+    let start = crate::support::process::Process::start;
+    let Some(by_default) = takes_huge_pages(std::process::id()) else {
+        return;
     };
-    // Kernels before 5.0 do not show it.
-    if let Some(allowed) = huge_pages(&[]) {
-        assert_eq!(allowed, "0");
-        let asked = huge_pages(&[("MIMALLOC_ALLOW_THP", "1")]);
-        assert_eq!(asked.as_deref(), Some("1"));
-    }
+    let gateway = start("", &[]);
+    assert_eq!(takes_huge_pages(gateway.id()), Some(false));
+    let asked = start("", &[("MIMALLOC_ALLOW_THP", "1")]);
+    assert_eq!(takes_huge_pages(asked.id()), Some(by_default));
 }

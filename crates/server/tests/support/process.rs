@@ -69,7 +69,12 @@ impl Process {
             .args(["--port", &port.to_string(), "--config"])
             .arg(&path)
             .current_dir(folder.path());
-        for name in ["OPENAI_API_KEY", "OPENAI_BASE_URL", "RUST_LOG"] {
+        for name in [
+            "MIMALLOC_ALLOW_THP",
+            "OPENAI_API_KEY",
+            "OPENAI_BASE_URL",
+            "RUST_LOG",
+        ] {
             command.env_remove(name);
         }
         command

@@ -26,7 +26,7 @@ use crate::request::ToolNames;
 /// The payload after the last chunk. Some servers write it in lower case.
 const DONE: &[u8] = b"[DONE]";
 
-/// Most chunks of a stream whose envelope is kept for those that follow.
+/// Maximum chunks of a stream from which an envelope is taken.
 const MAX_ENVELOPES: u32 = 4;
 
 /// Maximum chunks that fail a stream and wait for its end.
@@ -46,7 +46,7 @@ pub struct ChatTranslator {
     misses: u32,
     /// What is around the delta of the chunks.
     envelope: Option<Envelope>,
-    /// Number of envelopes so far.
+    /// Number of chunks from which one was to be taken.
     envelopes: u32,
     usage: Option<Usage>,
     /// Usage of upstreams whose answers were continued by others.
@@ -430,7 +430,9 @@ impl ChatTranslator {
             && self.envelopes < MAX_ENVELOPES
         {
             self.envelopes += 1;
-            self.envelope = Envelope::of(chunk, choice, data);
+            if let Some(envelope) = Envelope::of(chunk, choice, data) {
+                self.envelope = Some(envelope);
+            }
         }
         let tokens = self.append(chunk, &choices, usage, data, records);
         self.translated(tokens)

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   {"id":"c1","model":"m","choices":[{"index":0,"delta":{…},"logprobs":null,"finish_reason":null}],"obfuscation":"…"}
-//!   └──────────────── before ───────────────────────────┘└─┘└─────── between ─────────────┘└──┘└───── after ────┘└─┘└┘
+//!   └───────────────────── before ──────────────────────┘└─┘└─────────── between ───────────┘└──┘└──── after ─────┘│└┘
 //! ```
 //!
 //! The chunks of a stream have the same one, nearly always. Once a chunk was read as a whole, of
@@ -14,6 +14,9 @@ use crate::model::json;
 use crate::upstream::translate::chunk::{Choice, Chunk};
 
 const NULL: &[u8] = b"null";
+
+/// Most bytes of an envelope that is kept.
+const MAX_BYTES: usize = 4 * 1024;
 
 /// The constant parts, joined, and where the others are between them.
 #[derive(Debug)]
@@ -48,8 +51,17 @@ impl Envelope {
             (Some(_), Some(_)) => return None,
             (one, other) => one.or(other),
         };
+        let variable = [Some(delta), choice.finish_reason, padding];
+        let variable = variable.into_iter().flatten();
+        let length = data
+            .len()
+            .saturating_sub(variable.map(|raw| raw.get().len()).sum());
+        if length > MAX_BYTES {
+            return None;
+        }
         let mut envelope = Self {
-            bytes: Vec::with_capacity(data.len()),
+            // A padding leaves its quotes.
+            bytes: Vec::with_capacity(length + 2),
             delta: 0,
             finish: None,
             padding: None,
