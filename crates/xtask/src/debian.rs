@@ -42,6 +42,15 @@ pub(crate) const DEBOOTSTRAP: Package = Package {
     name: "debootstrap",
     found_by: Probe::Program("debootstrap"),
 };
+/// Shows a process another time.
+pub(crate) const FAKETIME: Package = Package {
+    name: "libfaketime",
+    found_by: Probe::File(if cfg!(target_arch = "aarch64") {
+        "/usr/lib/aarch64-linux-gnu/faketime/libfaketimeMT.so.1"
+    } else {
+        "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1"
+    }),
+};
 /// Chromium comes without fonts; without one, screenshots show empty boxes.
 pub(crate) const FONTS: Package = Package {
     name: "fonts-dejavu-core",
@@ -75,6 +84,10 @@ pub(crate) const PYTHON: Package = Package {
 pub(crate) const REDIS: Package = Package {
     name: "redis-server",
     found_by: Probe::Program("redis-server"),
+};
+pub(crate) const REDIS_SENTINEL: Package = Package {
+    name: "redis-sentinel",
+    found_by: Probe::Program("redis-sentinel"),
 };
 pub(crate) const SYSTEMD: Package = Package {
     name: "systemd",

@@ -1,8 +1,8 @@
 //! The table of steps of `cargo xtask test`. A new check is a new row here.
 
 use crate::debian::{
-    BUILDAH, CADDY, CHROMIUM, CURL, DEBOOTSTRAP, FONTS, HAPROXY, NCHAN, NGINX, OPENSSL, PROMETHEUS,
-    PYTHON, REDIS, SYSTEMD, VALGRIND, VENV,
+    BUILDAH, CADDY, CHROMIUM, CURL, DEBOOTSTRAP, FAKETIME, FONTS, HAPROXY, NCHAN, NGINX, OPENSSL,
+    PROMETHEUS, PYTHON, REDIS, REDIS_SENTINEL, SYSTEMD, VALGRIND, VENV,
 };
 use crate::error::Error;
 use crate::need::Need;
@@ -60,9 +60,12 @@ pub(crate) const STEPS: &[Step] = &[
         about: "the unit and integration tests pass",
         tiers: DEFAULT,
         needs: &[
+            Need::Debian(CURL),
+            Need::Debian(FAKETIME),
             Need::Debian(NGINX),
             Need::Debian(OPENSSL),
             Need::Debian(REDIS),
+            Need::Debian(REDIS_SENTINEL),
             Need::Debian(SYSTEMD),
         ],
         beside: false,

@@ -11,7 +11,11 @@ use tokenwire_simulator::Simulator;
 use tokenwire_testkit::{RedisCluster, RedisServer, WatchedRedis};
 
 /// The library that shows a process another time, of Debian's package `libfaketime`.
-const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1";
+const FAKETIME: &str = if cfg!(target_arch = "aarch64") {
+    "/usr/lib/aarch64-linux-gnu/faketime/libfaketimeMT.so.1"
+} else {
+    "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1"
+};
 
 fn config(simulator: &Simulator, url: &str) -> String {
     format!(
