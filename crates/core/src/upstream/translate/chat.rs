@@ -445,6 +445,9 @@ impl ChatTranslator {
 
     /// Fast path of chunks whose envelope is that of an earlier one: the first of a template, the
     /// finish chunk, and pieces of calls.
+    ///
+    /// Not inlined: most chunks match a template.
+    #[inline(never)]
     fn match_envelope(
         &mut self,
         name: Option<&[u8]>,
