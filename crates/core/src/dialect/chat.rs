@@ -25,9 +25,6 @@ struct ClosingChunks {
 impl Renderer {
     /// As [`Renderer::chat`], of a chat upstream's record in its stored form. `None` if the record is
     /// to be decoded: the answer ends with something to be made of its events.
-    ///
-    /// Not inlined: deltas, which most records are, do not come here.
-    #[inline(never)]
     pub(super) fn chat_record(
         &self,
         view: &impl View,

@@ -230,7 +230,55 @@ impl Renderer {
     }
 
     /// Appends the frames for the record's events from `from` on.
+    #[inline]
     pub(crate) fn render(
+        &mut self,
+        view: &impl View,
+        record: RecordRef<'_>,
+        from: Seq,
+        out: &mut BytesMut,
+    ) -> Result<Rendered, CorruptRecord> {
+        let Some((template, holes)) = Content::delta(record.payload)? else {
+            return self.render_full(view, record, from, out);
+        };
+        if self.templates.len() <= template {
+            self.templates = view.templates();
+        }
+        let known = self.templates.get(template).ok_or(CorruptRecord)?;
+        let text = holes.text(&known.template).ok_or(CorruptRecord)?;
+        let seq = record.first_seq;
+        self.scratch.clear();
+        let name = match self.dialect {
+            Dialect::Responses => Some(responses::write_delta(seq, known, text, &mut self.scratch)),
+            Dialect::Chat => {
+                holes
+                    .chunk(&known.template, &mut self.scratch)
+                    .ok_or(CorruptRecord)?;
+                None
+            }
+            Dialect::Text => {
+                if known.is_answer {
+                    let text = std::str::from_utf8(text).map_err(|_| CorruptRecord)?;
+                    self.unescaper.push(text, &mut self.scratch);
+                }
+                None
+            }
+        };
+        if !self.scratch.is_empty() {
+            let frame = Frame {
+                seq,
+                name,
+                relayed_name: None,
+                data: &self.scratch,
+            };
+            self.framing.frame(&view.meta().id, &frame, out);
+        }
+        Ok(Rendered::Open)
+    }
+
+    /// As [`Renderer::render`], of a full record. Apart, so that the way of a delta is short.
+    #[inline(never)]
+    fn render_full(
         &mut self,
         view: &impl View,
         record: RecordRef<'_>,
@@ -244,55 +292,17 @@ impl Renderer {
         {
             return Ok(rendered);
         }
-        match Content::decode(record.payload)? {
-            Content::Delta { template, holes } => {
-                if self.templates.len() <= template {
-                    self.templates = view.templates();
-                }
-                let known = self.templates.get(template).ok_or(CorruptRecord)?;
-                let text = holes.text(&known.template).ok_or(CorruptRecord)?;
-                let seq = record.first_seq;
-                self.scratch.clear();
-                let name = match self.dialect {
-                    Dialect::Responses => {
-                        Some(responses::write_delta(seq, known, text, &mut self.scratch))
-                    }
-                    Dialect::Chat => {
-                        holes
-                            .chunk(&known.template, &mut self.scratch)
-                            .ok_or(CorruptRecord)?;
-                        None
-                    }
-                    Dialect::Text => {
-                        if known.is_answer {
-                            let text = std::str::from_utf8(text).map_err(|_| CorruptRecord)?;
-                            self.unescaper.push(text, &mut self.scratch);
-                        }
-                        None
-                    }
-                };
-                if !self.scratch.is_empty() {
-                    let frame = Frame {
-                        seq,
-                        name,
-                        relayed_name: None,
-                        data: &self.scratch,
-                    };
-                    self.framing.frame(&view.meta().id, &frame, out);
-                }
-                Ok(Rendered::Open)
-            }
-            Content::Full(full) => {
-                let shown = record.next_seq() > from;
-                if shown
-                    && self.dialect == Dialect::Responses
-                    && responses::is_large(view, &full, LARGE_BYTES)
-                {
-                    return Ok(Rendered::Large);
-                }
-                Ok(self.full(view, &full, record, from, out))
-            }
+        let Content::Full(full) = Content::decode(record.payload)? else {
+            return Err(CorruptRecord);
+        };
+        let is_shown = record.next_seq() > from;
+        if is_shown
+            && self.dialect == Dialect::Responses
+            && responses::is_large(view, &full, LARGE_BYTES)
+        {
+            return Ok(Rendered::Large);
         }
+        Ok(self.full(view, &full, record, from, out))
     }
 
     /// Returns the frames for the events of one record from `from` on, in pieces. They share what
