@@ -187,11 +187,27 @@ impl ChatTranslator {
         terminated: bool,
         records: &mut RecordWriter,
     ) -> Translated {
+        let waits = self.held.is_some() || !self.failing.is_empty();
+        if !waits && let Some(translated) = self.match_template(data, records) {
+            return translated;
+        }
+        self.other_payload(name, data, terminated, records)
+    }
+
+    /// As [`Self::payload`], of a chunk that matches no template. Apart, so that the way of those that
+    /// do is short.
+    #[inline(never)]
+    fn other_payload(
+        &mut self,
+        name: Option<&[u8]>,
+        data: &[u8],
+        terminated: bool,
+        records: &mut RecordWriter,
+    ) -> Translated {
         if self.held.is_none()
             && self.failing.is_empty()
             && let Some(translated) = self
-                .match_template(data, records)
-                .or_else(|| self.match_envelope(name, data, records))
+                .match_envelope(name, data, records)
                 .or_else(|| self.match_usage(name, data))
         {
             return translated;
@@ -445,9 +461,6 @@ impl ChatTranslator {
 
     /// Fast path of chunks whose envelope is that of an earlier one: the first of a template, the
     /// finish chunk, and pieces of calls.
-    ///
-    /// Not inlined: most chunks match a template.
-    #[inline(never)]
     fn match_envelope(
         &mut self,
         name: Option<&[u8]>,
