@@ -306,12 +306,7 @@ fn respond(
 /// The stream of a lost node: one event.
 fn last_frame(id: &GenerationId, event: &[u8]) -> Vec<u8> {
     let mut out = BytesMut::from(RETRY);
-    let frame = Frame {
-        seq: LOST_SEQ,
-        name: None,
-        relayed_name: None,
-        data: event,
-    };
+    let frame = Frame::unnamed(LOST_SEQ, event);
     EventSource.frame(id, &frame, &mut out);
     out.to_vec()
 }

@@ -2,7 +2,7 @@
 //! a Responses upstream.
 
 use super::chat_delta::ChatDelta;
-use super::chat_record::{ChatRecord, End};
+use super::chat_record::ChatRecord;
 use super::frame_output::FrameOutput;
 use super::{Frame, Rendered, Renderer, View};
 use crate::model::event::{Ending, EventKind, Outcome};
@@ -12,9 +12,6 @@ use crate::model::record::{CLOSING_NUMBERS, CorruptRecord, FullRecord, RecordRef
 use crate::model::snapshot::{Api, Meta, Snapshot};
 use crate::upstream::translate::{chat_usage, is_error_object, is_usage_chunk};
 
-/// The payload after an answer.
-const DONE: &[u8] = b"[DONE]";
-
 /// The finish and usage chunks that are made of a terminal event.
 #[derive(Default)]
 struct ClosingChunks {
@@ -23,8 +20,8 @@ struct ClosingChunks {
 }
 
 impl Renderer {
-    /// As [`Renderer::chat`], of a chat upstream's record in its stored form. `None` if the record is
-    /// to be decoded: the answer ends with something to be made of its events.
+    /// As [`Renderer::chat`], of a chat upstream's record in its stored form. `None` if the answer ends
+    /// with it: then its events say what a reader is shown, and it is to be decoded.
     pub(super) fn chat_record(
         &self,
         view: &impl View,
@@ -39,28 +36,13 @@ impl Renderer {
         }
         let meta = view.meta();
         let read = ChatRecord::read(stored)?;
-        if read.end == Some(End::Other) || read.end.is_some() && record.skip == CLOSING_NUMBERS {
+        if read.is_end {
             return Ok(None);
         }
-        let mut emit = |data: &[u8]| {
-            let frame = Frame {
-                seq,
-                name: None,
-                relayed_name: None,
-                data,
-            };
-            out.put_frame(&*self.framing, &meta.id, &frame);
-        };
         if let Some(raw) = read.raw.filter(|raw| is_shown(meta, raw, read.is_alone)) {
-            emit(raw);
+            out.put_frame(&*self.framing, &meta.id, &Frame::unnamed(seq, raw));
         }
-        Ok(Some(match read.end {
-            None => Rendered::Open,
-            Some(_) => {
-                emit(DONE);
-                Rendered::Ended
-            }
-        }))
+        Ok(Some(Rendered::Open))
     }
 
     pub(super) fn chat(
@@ -77,12 +59,7 @@ impl Renderer {
             if seq < from {
                 return;
             }
-            let frame = Frame {
-                seq,
-                name: None,
-                relayed_name: None,
-                data,
-            };
+            let frame = Frame::unnamed(seq, data);
             out.put_frame(&*self.framing, &meta.id, &frame);
         };
         let raw = full.raw.as_ref().filter(|_| meta.api == Api::Chat);
@@ -137,7 +114,7 @@ fn is_shown(meta: &Meta, chunk: &[u8], is_alone: bool) -> bool {
 /// error object. `None` if the chunk is the upstream's own error object.
 fn last_payload(ending: &Ending, raw: Option<&[u8]>) -> Option<Vec<u8>> {
     let (code, kind, message) = match ending {
-        Ending::Completed | Ending::Incomplete { .. } => return Some(DONE.to_vec()),
+        Ending::Completed | Ending::Incomplete { .. } => return Some(b"[DONE]".to_vec()),
         Ending::Failed(_) if raw.is_some_and(is_error_object) => return None,
         Ending::Failed(failure) => (&*failure.code, &*failure.kind, &*failure.message),
         Ending::Cancelled => ("cancelled", "cancelled", "The generation was cancelled."),

@@ -1,5 +1,4 @@
-//! What a chat reader is shown of a record of a chat upstream: the upstream's chunk, and whether it
-//! is the last one. Reading it copies nothing: the copies of the events, which such a reader is not
+//! What a chat reader is shown of a record of a chat upstream: the upstream's chunk. Reading it copies nothing: the copies of the events, which such a reader is not
 //! shown, took as long as the rest.
 
 use serde::Deserialize;
@@ -16,21 +15,13 @@ pub(super) struct ChatRecord<'a> {
     /// says.
     pub(super) is_alone: bool,
     /// Whether the answer ends here.
-    pub(super) end: Option<End>,
-}
-
-/// How an answer ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum End {
-    /// With an answer: `[DONE]` follows.
-    Answer,
-    Other,
+    pub(super) is_end: bool,
 }
 
 /// An [`EventKind`](crate::model::event::EventKind) in its stored form, which borrows its texts.
 /// Variants and fields are in the same order.
 #[derive(Deserialize)]
-#[expect(dead_code, reason = "most fields are only skipped")]
+#[expect(dead_code, reason = "the fields are only skipped")]
 enum StoredEvent<'a> {
     Created,
     Queued,
@@ -142,19 +133,13 @@ impl<'a> ChatRecord<'a> {
         let mut record = Self {
             raw: None,
             is_alone: false,
-            end: None,
+            is_end: false,
         };
         for _ in 0..count {
             let event;
             (event, rest) = postcard::take_from_bytes::<StoredEvent<'_>>(rest).map_err(corrupt)?;
             record.is_alone = count == 1 && matches!(event, StoredEvent::Chunk);
-            if let StoredEvent::End { ending, .. } = event {
-                let is_answer = matches!(
-                    ending,
-                    StoredEnding::Completed | StoredEnding::Incomplete { .. }
-                );
-                record.end = Some(if is_answer { End::Answer } else { End::Other });
-            }
+            record.is_end |= matches!(event, StoredEvent::End { .. });
         }
         let raw = postcard::from_bytes::<Option<&serde_bytes::Bytes>>(rest).map_err(corrupt)?;
         record.raw = raw.map(|raw| &raw[..]);
@@ -169,7 +154,7 @@ mod tests {
     use crate::model::folded_json::FoldedJson;
     use crate::model::record::{Content, FullRecord, RecordBatch};
 
-    fn check(events: Vec<EventKind>, raw: Option<&[u8]>, is_alone: bool, end: Option<End>) {
+    fn check(events: Vec<EventKind>, raw: Option<&[u8]>, is_alone: bool, is_end: bool) {
         let mut batch = RecordBatch::default();
         let shown = format!("{events:?}");
         batch.push_full(&FullRecord {
@@ -178,7 +163,11 @@ mod tests {
         });
         let payload = batch.iter().next().unwrap().payload;
         let stored = Content::full(payload).unwrap();
-        let expected = ChatRecord { raw, is_alone, end };
+        let expected = ChatRecord {
+            raw,
+            is_alone,
+            is_end,
+        };
         assert_eq!(ChatRecord::read(stored), Ok(expected), "{shown}");
         for length in 0..stored.len() {
             assert!(
@@ -269,8 +258,8 @@ mod tests {
             EventKind::Continued { upstream: text() },
         ];
         for event in added.chain(others) {
-            check(vec![event.clone()], Some(b"{}"), false, None);
-            check(vec![event, EventKind::Chunk], None, false, None);
+            check(vec![event.clone()], Some(b"{}"), false, false);
+            check(vec![event, EventKind::Chunk], None, false, false);
         }
     }
 
@@ -285,18 +274,18 @@ mod tests {
         let incomplete = Ending::Incomplete {
             reason: "r".to_owned(),
         };
-        check(vec![EventKind::Chunk], Some(b"{\"a\":1}"), true, None);
-        for (ending, end) in [
-            (Ending::Completed, End::Answer),
-            (incomplete, End::Answer),
-            (Ending::Failed(failure), End::Other),
-            (Ending::Cancelled, End::Other),
+        check(vec![EventKind::Chunk], Some(b"{\"a\":1}"), true, false);
+        for ending in [
+            Ending::Completed,
+            incomplete,
+            Ending::Failed(failure),
+            Ending::Cancelled,
         ] {
             check(
                 vec![EventKind::InProgress, ended(ending)],
                 None,
                 false,
-                Some(end),
+                true,
             );
         }
     }

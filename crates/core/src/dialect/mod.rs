@@ -62,6 +62,19 @@ pub struct Frame<'a> {
     pub data: &'a [u8],
 }
 
+impl<'a> Frame<'a> {
+    /// Returns a frame whose event has no type.
+    #[must_use]
+    pub fn unnamed(seq: Seq, data: &'a [u8]) -> Self {
+        Self {
+            seq,
+            name: None,
+            relayed_name: None,
+            data,
+        }
+    }
+}
+
 /// Wraps frames for a transport.
 ///
 /// Implementations are stateless: a frame has the same bytes for every reader, so it is encoded
@@ -358,12 +371,7 @@ impl Renderer {
         } else if known.is_answer {
             let text = std::str::from_utf8(text).map_err(|_| CorruptRecord)?;
             self.unescaper.push(text, &mut self.scratch);
-            let frame = Frame {
-                seq,
-                name: None,
-                relayed_name: None,
-                data: &self.scratch,
-            };
+            let frame = Frame::unnamed(seq, &self.scratch);
             out.put_frame(framing, id, &frame);
         }
         Ok(())

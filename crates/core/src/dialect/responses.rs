@@ -118,12 +118,7 @@ impl Renderer {
             });
             if matches!(event, EventKind::End(_)) {
                 if framing.sends_done(self.dialect) {
-                    let done = Frame {
-                        seq,
-                        name: None,
-                        relayed_name: None,
-                        data: b"[DONE]",
-                    };
+                    let done = Frame::unnamed(seq, b"[DONE]");
                     out.put_frame(framing, id, &done);
                 }
                 rendered = Rendered::Ended;

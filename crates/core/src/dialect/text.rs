@@ -58,12 +58,7 @@ impl Renderer {
                 _ => {}
             }
             if !self.scratch.is_empty() {
-                let frame = Frame {
-                    seq,
-                    name: None,
-                    relayed_name: None,
-                    data: &self.scratch,
-                };
+                let frame = Frame::unnamed(seq, &self.scratch);
                 out.put_frame(&*self.framing, &view.meta().id, &frame);
             }
         }

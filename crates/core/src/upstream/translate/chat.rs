@@ -187,8 +187,9 @@ impl ChatTranslator {
         terminated: bool,
         records: &mut RecordWriter,
     ) -> Translated {
-        let waits = self.held.is_some() || !self.failing.is_empty();
-        if !waits && let Some(translated) = self.match_template(data, records) {
+        if !self.is_waiting()
+            && let Some(translated) = self.match_template(data, records)
+        {
             return translated;
         }
         self.other_payload(name, data, terminated, records)
@@ -204,8 +205,7 @@ impl ChatTranslator {
         terminated: bool,
         records: &mut RecordWriter,
     ) -> Translated {
-        if self.held.is_none()
-            && self.failing.is_empty()
+        if !self.is_waiting()
             && let Some(translated) = self
                 .match_envelope(name, data, records)
                 .or_else(|| self.match_usage(name, data))
@@ -452,6 +452,11 @@ impl ChatTranslator {
         }
         let tokens = self.append(chunk, &choices, usage, data, records);
         self.translated(tokens)
+    }
+
+    /// Whether a chunk waits for the next one or the end.
+    fn is_waiting(&self) -> bool {
+        self.held.is_some() || !self.failing.is_empty()
     }
 
     /// Whether nothing but the chunk itself decides how it is read.
