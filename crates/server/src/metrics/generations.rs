@@ -256,14 +256,16 @@ impl Generations {
 
     /// Counts the tokens that the upstream reported, and the times between them.
     fn spent(&self, endpoint: usize, end: &GenerationEnd<'_>) {
-        if let (Some(upstream), Some(intervals)) =
-            (self.upstreams.get(endpoint), end.token_intervals)
-        {
-            self.between_tokens.add(upstream, intervals);
+        let (Some(name), Some(upstream)) = (
+            self.upstreams.get(endpoint),
+            self.frequent.upstreams.get(endpoint),
+        ) else {
+            return;
+        };
+        if let Some(intervals) = end.token_intervals {
+            self.between_tokens.add(name, intervals);
         }
-        if let (Some(upstream), Some(usage)) =
-            (self.frequent.upstreams.get(endpoint), end.token_usage)
-        {
+        if let Some(usage) = end.token_usage {
             let tokens = [usage.input, usage.cached, usage.output];
             for (counter, tokens) in upstream.reported.iter().zip(tokens) {
                 counter.inc_by(tokens);
