@@ -42,14 +42,10 @@ pub(crate) const DEBOOTSTRAP: Package = Package {
     name: "debootstrap",
     found_by: Probe::Program("debootstrap"),
 };
-/// Shows a process another time.
+/// Brings the library that shows a process another time.
 pub(crate) const FAKETIME: Package = Package {
-    name: "libfaketime",
-    found_by: Probe::File(if cfg!(target_arch = "aarch64") {
-        "/usr/lib/aarch64-linux-gnu/faketime/libfaketimeMT.so.1"
-    } else {
-        "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1"
-    }),
+    name: "faketime",
+    found_by: Probe::Program("faketime"),
 };
 /// Chromium comes without fonts; without one, screenshots show empty boxes.
 pub(crate) const FONTS: Package = Package {

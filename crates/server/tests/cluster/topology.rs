@@ -10,12 +10,9 @@ use serde_json::{Value, json};
 use tokenwire_simulator::Simulator;
 use tokenwire_testkit::{RedisCluster, RedisServer, WatchedRedis};
 
-/// The library that shows a process another time, of Debian's package `libfaketime`.
-const FAKETIME: &str = if cfg!(target_arch = "aarch64") {
-    "/usr/lib/aarch64-linux-gnu/faketime/libfaketimeMT.so.1"
-} else {
-    "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1"
-};
+/// The library that shows a process another time, of Debian's package `faketime`. The dynamic linker
+/// puts the folder of the architecture in place of `$LIB`.
+const FAKETIME: &str = "/usr/$LIB/faketime/libfaketimeMT.so.1";
 
 fn config(simulator: &Simulator, url: &str) -> String {
     format!(
