@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use serde_json::{Value, json};
-use support::process::Process;
+use support::process::{Process, resident};
 use support::websocket::{RawSocket, frame_head};
 use support::{Request, Socket, response, with, within};
 use tokenwire_simulator::{Options, Simulator};
@@ -48,13 +48,6 @@ struct Watched {
     watcher: Option<std::thread::JoinHandle<()>>,
 }
 
-fn resident(process: u32) -> usize {
-    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<usize>().ok());
-    kib.unwrap_or(0) * 1024
-}
-
 impl Watched {
     async fn start() -> Self {
         Self::start_with("chat").await
@@ -72,7 +65,7 @@ impl Watched {
         let first = json!({"model": "simulator", "input": "[[tokens=3]]"});
         assert_eq!(post(process.address, &first).answer().await.status, 200);
         let id = process.id();
-        let idle = resident(id);
+        let idle = resident(id).unwrap_or(0);
         let (most, over) = (
             Arc::new(AtomicUsize::new(0)),
             Arc::new(AtomicBool::new(false)),
@@ -80,7 +73,7 @@ impl Watched {
         let (largest, ended) = (most.clone(), over.clone());
         let watcher = std::thread::spawn(move || {
             while !ended.load(Ordering::Acquire) {
-                largest.fetch_max(resident(id), Ordering::AcqRel);
+                largest.fetch_max(resident(id).unwrap_or(0), Ordering::AcqRel);
                 std::thread::sleep(Duration::from_millis(5));
             }
         });
@@ -102,10 +95,10 @@ impl Watched {
     async fn check(mut self, load: &str) {
         let start = Instant::now();
         let id = self.process.id();
-        let mut left = resident(id);
+        let mut left = resident(id).unwrap_or(0);
         while left > self.idle + LEFT && start.elapsed() < CALM {
             tokio::time::sleep(Duration::from_millis(50)).await;
-            left = resident(id);
+            left = resident(id).unwrap_or(0);
         }
         self.over.store(true, Ordering::Release);
         self.watcher.take().unwrap().join().unwrap();

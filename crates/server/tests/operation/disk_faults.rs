@@ -5,7 +5,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::support::process::Process;
+use crate::support::process::{Process, resident};
 use crate::support::{End, Request, eventually, get, patiently, post, response, stored, with};
 use serde_json::json;
 use tokenwire_simulator::{Options, Pace, Simulator};
@@ -107,14 +107,6 @@ async fn all_synced(gateway: &Process, world: &World) {
     .await;
 }
 
-/// Returns the bytes of memory that a process has.
-fn resident(process: u32) -> usize {
-    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kib = line.unwrap().split_whitespace().next().unwrap();
-    kib.parse::<usize>().unwrap() * 1024
-}
-
 /// Waits for the exit. Returns how long it took, and what the process said.
 async fn exit(gateway: Process) -> (Duration, String) {
     let begun = Instant::now();
@@ -186,7 +178,7 @@ async fn disk_that_hangs_costs_no_memory() {
         for _ in 0..10 {
             run(&gateway, 8, long).await;
         }
-        resident_at.push(resident(gateway.id()));
+        resident_at.push(resident(gateway.id()).unwrap());
     }
     store_is(&gateway, "hanging").await;
     // The allocator gives freed memory back when it likes to.
@@ -265,7 +257,7 @@ async fn slow_disk_loses_nothing_and_catches_up() {
     for _ in 0..4 {
         all.extend(run(&gateway, 4, "tokens=20000 text=count").await);
     }
-    assert!(resident(gateway.id()) < 200 << 20);
+    assert!(resident(gateway.id()).unwrap() < 200 << 20);
     stored(&gateway, all.len()).await;
     let written = world.disk.bytes();
     assert!(written > 4 << 20, "only {written} bytes were to be written");

@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 
+use crate::support::process::{Process, status_of};
 use crate::support::{Socket, World, chat, patiently, start, with};
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -258,12 +259,8 @@ async fn streams_are_the_same_with_and_without_direct_writes() {
 
 #[test]
 fn descriptor_table_is_allocated_at_the_start() {
-    let gateway = crate::support::process::Process::start("", &[]);
-    let status = std::fs::read_to_string(format!("/proc/{}/status", gateway.id())).unwrap();
-    let size: u64 = status
-        .lines()
-        .find_map(|line| line.strip_prefix("FDSize:")?.trim().parse().ok())
-        .unwrap();
+    let gateway = Process::start("", &[]);
+    let size: u64 = status_of(gateway.id(), "FDSize").unwrap().parse().unwrap();
     let most = rustix::process::getrlimit(rustix::process::Resource::Nofile)
         .maximum
         .unwrap_or(u64::MAX);
@@ -272,15 +269,12 @@ fn descriptor_table_is_allocated_at_the_start() {
 
 /// Whether the kernel may give a process transparent huge pages; `None` on kernels before 5.0.
 fn takes_huge_pages(process: u32) -> Option<bool> {
-    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
-    let mut lines = status.lines();
-    let allowed = lines.find_map(|line| line.strip_prefix("THP_enabled:"))?;
-    Some(allowed.trim() == "1")
+    Some(status_of(process, "THP_enabled")? == "1")
 }
 
 #[test]
 fn memory_is_not_backed_by_huge_pages_unless_they_are_asked_for() {
-    let start = crate::support::process::Process::start;
+    let start = Process::start;
     let Some(by_default) = takes_huge_pages(std::process::id()) else {
         return;
     };

@@ -163,3 +163,18 @@ impl Drop for Process {
 fn address_in(line: &str) -> Option<SocketAddr> {
     line.split_whitespace().next_back()?.parse().ok()
 }
+
+/// Returns what `/proc` says of a process under this name; `None` if it has ended or the kernel does
+/// not say it.
+pub(crate) fn status_of(process: u32, name: &str) -> Option<String> {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    let mut lines = status.lines().filter_map(|line| line.split_once(':'));
+    let (_, value) = lines.find(|(known, _)| *known == name)?;
+    Some(value.trim().to_owned())
+}
+
+/// Returns the bytes of memory that a process has; `None` if it has ended.
+pub(crate) fn resident(process: u32) -> Option<usize> {
+    let kib = status_of(process, "VmRSS")?;
+    Some(kib.split_whitespace().next()?.parse::<usize>().ok()? * 1024)
+}
