@@ -3,7 +3,7 @@
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::{fmt, io};
 
@@ -33,13 +33,11 @@ use crate::{CONNECT, LOST};
 const CONNECTIONS: usize = 16 * 1024;
 /// Bytes of records that one frame has, unless one record has more.
 const READ_BYTES: usize = 64 * 1024;
-/// The time in which the socket is removed.
-const REMOVAL: std::time::Duration = std::time::Duration::from_secs(1);
 /// The pause after a connection could not be accepted: no descriptor is left.
 const PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
 
-/// Answers other processes: those of this machine over a Unix socket, which it removes when it is
-/// dropped, or those of other nodes over TCP.
+/// Answers other processes: those of this machine over a Unix socket, or those of other nodes over
+/// TCP.
 pub struct Server {
     listening: Listening,
     secret: Secret,
@@ -50,14 +48,8 @@ pub struct Server {
 }
 
 enum Listening {
-    Unix {
-        listener: UnixListener,
-        path: PathBuf,
-    },
-    Tcp {
-        listener: TcpListener,
-        tag: Tag,
-    },
+    Unix(UnixListener),
+    Tcp { listener: TcpListener, tag: Tag },
 }
 
 impl fmt::Debug for Server {
@@ -66,33 +58,20 @@ impl fmt::Debug for Server {
     }
 }
 
-impl Drop for Listening {
-    fn drop(&mut self) {
-        let Self::Unix { path, .. } = self else {
-            return;
-        };
-        let path = path.clone();
-        let (done, removed) = std::sync::mpsc::sync_channel(1);
-        // A disk that hangs must not keep the process from ending.
-        std::thread::spawn(move || {
-            let _ = std::fs::remove_file(path);
-            let _ = done.send(());
-        });
-        let _ = removed.recv_timeout(REMOVAL);
-    }
-}
-
 impl Server {
     /// Listens on a new socket, in a folder that only its owner can enter. Call it on a Tokio
     /// runtime.
+    ///
+    /// The socket's file stays when this is dropped, and goes with the folder. As long as the folder
+    /// is this process's, others must find the socket and get no answer: without it they would
+    /// take the process for one that has nothing.
     ///
     /// # Errors
     /// Those of the system.
     pub fn bind(path: &Path, secret: Secret, engine: SharedEngine) -> io::Result<Self> {
         let listener = UnixListener::bind(SocketPath::new(path)?.as_path())?;
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
-        let path = path.to_owned();
-        Ok(Self::on(Listening::Unix { listener, path }, secret, engine))
+        Ok(Self::on(Listening::Unix(listener), secret, engine))
     }
 
     /// Answers other nodes on this socket, as the process of this tag. Call it on a Tokio runtime.
@@ -149,7 +128,7 @@ impl Server {
                 return;
             };
             let accepted = match &self.listening {
-                Listening::Unix { listener, .. } => match listener.accept().await {
+                Listening::Unix(listener) => match listener.accept().await {
                     Ok((mut stream, _)) => {
                         let (secret, engine) = (self.secret.clone(), self.engine.clone());
                         let (formats, connections) = (self.formats, self.connections.clone());

@@ -347,10 +347,10 @@ impl Gateway {
             handle.stop(false).await;
             serving.abort();
         }
+        drain::wait_for(&readers).await;
         for accepting in accepting {
             accepting.abort();
         }
-        drain::wait_for(&readers).await;
         if let (Some(member), Some(cluster)) = (member, &shared.cluster) {
             member.abort();
             cluster.last_deliveries(LAST_RECORDS).await;

@@ -39,14 +39,15 @@ pub enum ServedKey {
 }
 
 impl SharedEngine {
-    /// Returns whether this process has the generation, in memory or in its store. Those that it
-    /// reads from another process are not its own.
+    /// Returns whether this process has the generation, in memory or in its store. One that it reads
+    /// from another process is not its own, until the store has it: that process has ended then.
     ///
     /// # Errors
     /// If the store does not answer.
     pub async fn has(&self, id: &GenerationId) -> Result<bool, ApiError> {
-        if let Some(generation) = self.registry.directory.any(id) {
-            return Ok(!generation.is_remote() && !generation.is_deleted());
+        let known = self.registry.directory.any(id);
+        if let Some(own) = known.filter(|known| !known.is_remote()) {
+            return Ok(!own.is_deleted());
         }
         if let Some(source) = self.own_store() {
             let located = super::GenerationSource::locate(&source, id).await?;
@@ -62,11 +63,16 @@ impl SharedEngine {
     /// If the store does not answer.
     pub async fn serve(&self, id: &GenerationId) -> Result<Option<ServedLog>, ApiError> {
         let known = self.registry.directory.any(id);
-        // The copy of a process that reads one which is being deleted would outlast the deletion.
-        if known
-            .as_ref()
-            .is_some_and(|known| known.is_remote() || known.is_deleted())
-        {
+        if known.as_ref().is_some_and(|known| known.is_remote()) {
+            // The copy of a process that reads one which is being deleted would outlast the deletion.
+            // The one that reads it takes it over, once this process has its log.
+            return if self.has(id).await? {
+                Err(super::unreachable(id, "that takes it over"))
+            } else {
+                Ok(None)
+            };
+        }
+        if known.as_ref().is_some_and(|known| known.is_deleted()) {
             return Ok(None);
         }
         // What another process has taken over is not this one's.

@@ -114,6 +114,38 @@ async fn successor_takes_the_port_and_its_predecessor_exits() {
 }
 
 #[tokio::test]
+async fn responses_of_a_process_are_found_while_it_exits() {
+    let place = Place::new();
+    // Its exit waits for this one, which never answers.
+    let collector = TcpListener::bind("127.0.0.1:0").unwrap();
+    let config = format!(
+        "{}telemetry: {{otlp: {{endpoint: 'http://{}', traces: 1}}}}\n",
+        place.config(),
+        collector.local_addr().unwrap()
+    );
+    let first = Process::start_on(place.port, &config);
+    let create = Request::new(place.address(), "POST", "/v1/responses")
+        .header("content-type", "application/json")
+        .body(r#"{"input": "[[tokens=1]]"}"#);
+    let id = create.answer().await.id().to_owned();
+    let entries = std::fs::read_dir(place.folder.path()).unwrap();
+    let mut entries = entries.map(|entry| entry.unwrap().path());
+    let folder = entries.find(|path| path.is_dir()).unwrap();
+    let second = place.start().await;
+    eventually("the first one answers no other process", async || {
+        UnixStream::connect(folder.join("peer.sock")).is_err()
+    })
+    .await;
+    // It still holds its folder.
+    let get = Request::new(place.address(), "GET", &format!("/v1/responses/{id}"));
+    let answer = patiently("the response", get.answer()).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let (ended_well, output) = exit(first).await;
+    assert!(ended_well, "{output}");
+    drop(second);
+}
+
+#[tokio::test]
 async fn operations_listener_is_taken_over_too() {
     let place = Place::new();
     let free = TcpListener::bind("127.0.0.1:0").unwrap();
