@@ -5,11 +5,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use parking_lot::Mutex;
 use tokenwire_core::engine::{EndNotifier, OnEnd, StartRequest};
 use tokenwire_core::model::error::ApiError;
 use tokenwire_core::upstream::translate::BodyEnd;
 use tokenwire_testkit::{EngineOptions, TestEngine, settle};
+use tokio::sync::Notify;
 
 const BACKGROUND: &str = r#"{"input":"hi","background":true}"#;
 
@@ -71,6 +73,38 @@ async fn hook_runs_once_per_end_after_the_terminal_event() {
         .map(|(_, status)| status)
         .collect();
     assert_eq!(ends, ["completed", "failed", "cancelled"]);
+}
+
+/// Keeps what is to happen at the end. That takes until it is told.
+#[derive(Clone, Debug, Default)]
+struct SlowKeeper(Arc<Notify>);
+
+impl EndNotifier for SlowKeeper {
+    fn on_end(&self, _request: &StartRequest) -> Result<Option<OnEnd>, ApiError> {
+        let kept = self.0.clone();
+        let on_end = OnEnd::new(|_| {});
+        Ok(Some(on_end.with_start(move |_| {
+            async move { kept.notified().await }.boxed()
+        })))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn start_is_answered_once_its_end_will_be_reported() {
+    let keeper = SlowKeeper::default();
+    let test = TestEngine::new(EngineOptions::default());
+    let engine = test.engine.clone();
+    let engine = engine.with_end_notifier(Arc::new(keeper.clone()));
+    let request = TestEngine::request(BACKGROUND);
+    let mut starting = std::pin::pin!(engine.start(request));
+    assert!(starting.as_mut().now_or_never().is_none());
+    // The upstream does not wait for that.
+    let call = test.upstream.call().await;
+    assert!(starting.as_mut().now_or_never().is_none());
+    keeper.0.notify_one();
+    let started = starting.await.unwrap();
+    call.token("a").finish("stop").done().end(BodyEnd::Clean);
+    started.guard.generation().ended().await;
 }
 
 #[tokio::test(start_paused = true)]

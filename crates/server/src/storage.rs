@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use futures::executor::block_on;
+use futures::future::BoxFuture;
 use tokenwire_core::engine::SharedEngine;
 use tokenwire_core::generation::Generation;
 use tokenwire_core::log::StoreError;
@@ -215,6 +217,15 @@ impl DeliveryRecords for StoredDeliveries {
     fn set(&self, key: &str, value: Option<Vec<u8>>) {
         self.0
             .set(format!("{DELIVERIES}{key}"), value.map(Into::into));
+    }
+
+    fn kept<'a>(&'a self, key: &'a str) -> BoxFuture<'a, ()> {
+        async move {
+            if let Err(error) = self.0.entries_written().await {
+                tracing::warn!(delivery = %key, %error, "a webhook is not stored yet");
+            }
+        }
+        .boxed()
     }
 
     fn get(&self, key: &str) -> Option<Vec<u8>> {

@@ -25,8 +25,8 @@ pub(crate) enum Command {
     Delete(GenerationId, Reply<()>),
     /// Keeps the objects of these logs from now on.
     Renew(Vec<GenerationId>),
-    /// Writes the small records that changed.
-    Entries,
+    /// Writes the small records that changed. An answer is sent where one waits for it.
+    Entries(Option<Reply<()>>),
     /// Adds what an earlier process left.
     TakeOver(Box<Recovered>, std::sync::mpsc::SyncSender<Merged>),
     /// A file could not be synced: what it holds may be lost.

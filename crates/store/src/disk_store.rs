@@ -212,9 +212,17 @@ impl DiskStore {
             is_first
         };
         if is_first {
-            self.shared.commands.send_now(Command::Entries);
+            self.shared.commands.send_now(Command::Entries(None));
             self.work();
         }
+    }
+
+    /// Waits until the small records that were set are written: they outlive the process.
+    ///
+    /// # Errors
+    /// If the disk cannot be written. They are written once it can.
+    pub async fn entries_written(&self) -> Result<(), StoreError> {
+        self.change(|reply| Command::Entries(Some(reply))).await
     }
 
     /// Returns the small record of this key.

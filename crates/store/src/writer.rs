@@ -145,7 +145,12 @@ impl Writer {
                     }
                 }
             }
-            Command::Entries => self.write_entries(),
+            Command::Entries(reply) => {
+                let written = self.write_entries();
+                if let Some(reply) = reply {
+                    let _ = reply.send(written);
+                }
+            }
             Command::TakeOver(recovered, reply) => {
                 let Recovered {
                     index,
@@ -159,7 +164,7 @@ impl Writer {
                 let merged = self.shared.index.lock().merge(index);
                 self.old.extend(folders);
                 let _ = reply.send(merged);
-                self.write_entries();
+                let _ = self.write_entries();
             }
             Command::Lost(file) => self.lost(&file),
         }
@@ -589,13 +594,13 @@ impl Writer {
     }
 
     /// Writes the small records that changed. Those that cannot be written are tried again.
-    fn write_entries(&mut self) {
+    fn write_entries(&mut self) -> Result<(), StoreError> {
         let changed = {
             let mut index = self.shared.index.lock();
             std::mem::take(&mut index.changed)
         };
         if changed.is_empty() {
-            return;
+            return Ok(());
         }
         self.buffer.clear();
         {
@@ -610,9 +615,11 @@ impl Writer {
                 });
             }
         }
-        if self.entries.append(&self.shared, &mut self.buffer).is_err() {
+        let written = self.entries.append(&self.shared, &mut self.buffer);
+        if written.is_err() {
             self.shared.index.lock().changed.extend(changed);
         }
+        written.map(|_| ())
     }
 
     /// Writes what is in a file that could not be synced to another one. The system has its contents
@@ -626,7 +633,7 @@ impl Writer {
                 let keys: Vec<_> = index.entries.keys().cloned().collect();
                 index.changed.extend(keys);
                 drop(index);
-                self.write_entries();
+                let _ = self.write_entries();
             }
             // Each deletion was synced before it was answered, or is not answered.
             FileKind::Deleted => {}
@@ -800,7 +807,7 @@ impl Writer {
         ] {
             output.rotate(&self.shared);
         }
-        self.write_entries();
+        let _ = self.write_entries();
         self.join_frames();
         self.drop_journals();
         self.shrink_entries();

@@ -15,7 +15,7 @@
 //!   ([`tokenwire_core::engine::EndNotifier`]). From then on the delivery is in the queue until it
 //!   succeeds or becomes a dead letter, which can be listed and retried. The queue is in memory. A
 //!   shutdown logs the deliveries that it loses. With [`DeliveryRecords`] the next process goes on
-//!   with them, also after a crash.
+//!   with them, also after a crash: a request is answered once its record is kept.
 //! * **At least once.** The event id is the same at every attempt, so a receiver can recognise a
 //!   repetition. Timestamp and signature are new.
 //! * **No access to internal networks.** Addresses are checked when they are connected to.
@@ -80,6 +80,8 @@ pub use signing_key::{SecretProblem, SigningKey};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use secrecy::{ExposeSecret as _, SecretString};
 use tokenwire_core::engine::{EndNotifier, OnEnd, StartRequest};
@@ -88,7 +90,7 @@ use tokenwire_core::model::error::{ApiError, ErrorCode};
 use tokenwire_core::model::id::{GenerationId, Owner};
 use tokenwire_core::request::{ResponsesRequest, StreamRequest};
 use tokio::sync::Notify;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use delivery_queue::{Bounds, DeliveryQueue};
 use endpoint::Endpoint;
@@ -100,6 +102,8 @@ use webhook_state::WebhookState;
 
 /// The longest time that a delivery is retried, 100 years. Deadlines must fit the clock.
 const LONGEST_RETRY: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+/// How long the answer to a request waits until its webhooks outlive the process.
+const KEPT: Duration = Duration::from_secs(2);
 
 /// Endpoint, secret and limits of webhooks.
 #[derive(Clone, Debug)]
@@ -166,6 +170,10 @@ struct TakenOver {
 impl DeliveryRecords for TakenOver {
     fn set(&self, key: &str, value: Option<Vec<u8>>) {
         self.records.set(key, value);
+    }
+
+    fn kept<'a>(&'a self, key: &'a str) -> BoxFuture<'a, ()> {
+        self.records.kept(key)
     }
 
     fn get(&self, key: &str) -> Option<Vec<u8>> {
@@ -518,10 +526,22 @@ impl EndNotifier for Webhooks {
             return Ok(Some(on_end));
         };
         let on_end = on_end.with_start(move |generation| {
-            for owed in begun {
-                let record = owed.encode(&generation.meta().id, None);
-                records.set(&owed.event, Some(record));
+            let id = generation.meta().id.clone();
+            for owed in &begun {
+                records.set(&owed.event, Some(owed.encode(&id, None)));
             }
+            // A client that has an answer gets its webhook, also if this process is lost.
+            let kept = async move {
+                for owed in &begun {
+                    records.kept(&owed.event).await;
+                }
+            };
+            async move {
+                if timeout(KEPT, kept).await.is_err() {
+                    tracing::warn!(generation = %id, "its webhooks are not stored yet");
+                }
+            }
+            .boxed()
         });
         let state = self.state.clone();
         let on_end = on_end.with_taken_over(move |generation| {

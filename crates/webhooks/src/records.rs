@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use futures::future::BoxFuture;
 use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
 use tokenwire_core::generation::Generation;
@@ -17,6 +18,10 @@ use crate::signing_key::SigningKey;
 pub trait DeliveryRecords: Send + Sync + fmt::Debug {
     /// Sets the record of this key, or removes it if it has no value. Must not block.
     fn set(&self, key: &str, value: Option<Vec<u8>>);
+
+    /// Waits until what was set under this key outlives the process. Returns at once where records
+    /// never do.
+    fn kept<'a>(&'a self, key: &'a str) -> BoxFuture<'a, ()>;
 
     /// Returns the record of this key.
     fn get(&self, key: &str) -> Option<Vec<u8>>;

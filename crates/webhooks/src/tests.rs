@@ -2,8 +2,6 @@
 
 use std::collections::VecDeque;
 
-use futures::FutureExt as _;
-use futures::future::BoxFuture;
 use serde_json::{Value, json};
 use tokenwire_core::model::id::GenerationId;
 
@@ -116,6 +114,10 @@ struct NoRecords;
 
 impl DeliveryRecords for NoRecords {
     fn set(&self, _key: &str, _value: Option<Vec<u8>>) {}
+
+    fn kept<'a>(&'a self, _key: &'a str) -> BoxFuture<'a, ()> {
+        std::future::ready(()).boxed()
+    }
 
     fn get(&self, _key: &str) -> Option<Vec<u8>> {
         None

@@ -7,6 +7,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use futures::future::BoxFuture;
+
 use super::StartRequest;
 use crate::generation::Generation;
 use crate::model::error::{ApiError, ErrorCode};
@@ -16,12 +18,13 @@ use crate::request::StreamRequest;
 ///
 /// [`Generation::outcome`] is `None` if the generation was deleted while it ran.
 pub struct OnEnd {
-    start: Option<Hook>,
+    start: Option<StartHook>,
     end: Hook,
     taken_over: Option<Hook>,
 }
 
 type Hook = Box<dyn FnOnce(&Generation) + Send>;
+type StartHook = Box<dyn FnOnce(&Generation) -> BoxFuture<'static, ()> + Send>;
 
 impl fmt::Debug for OnEnd {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -43,9 +46,13 @@ impl OnEnd {
     }
 
     /// Runs this at the start as well, before the upstream is asked: what is to happen at the end can
-    /// be kept by the generation's id. It must not block or panic.
+    /// be kept by the generation's id. It must not block or panic. The client is not told of the
+    /// generation before the future is ready, which must be so in bounded time.
     #[must_use]
-    pub fn with_start(self, start: impl FnOnce(&Generation) + Send + 'static) -> Self {
+    pub fn with_start(
+        self,
+        start: impl FnOnce(&Generation) -> BoxFuture<'static, ()> + Send + 'static,
+    ) -> Self {
         Self {
             start: Some(Box::new(start)),
             ..self
@@ -108,11 +115,14 @@ pub(super) fn on_end(
 // === impl OnEndGuard ===
 
 impl OnEndGuard {
-    pub(super) fn new(generation: Arc<Generation>, mut on_end: Option<OnEnd>) -> Self {
-        if let Some(start) = on_end.as_mut().and_then(|on_end| on_end.start.take()) {
-            start(&generation);
-        }
-        Self { generation, on_end }
+    /// Runs the hook of the start. Also returns what the client's answer waits for.
+    pub(super) fn new(
+        generation: Arc<Generation>,
+        mut on_end: Option<OnEnd>,
+    ) -> (Self, Option<BoxFuture<'static, ()>>) {
+        let start = on_end.as_mut().and_then(|on_end| on_end.start.take());
+        let kept = start.map(|start| start(&generation));
+        (Self { generation, on_end }, kept)
     }
 }
 

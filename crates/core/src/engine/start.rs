@@ -277,7 +277,7 @@ impl Engine {
         if let Some((session, previous)) = &continues {
             session.note_continuation(previous, &generation);
         }
-        let on_end_guard = OnEndGuard::new(generation.clone(), on_end);
+        let (on_end_guard, kept) = OnEndGuard::new(generation.clone(), on_end);
         let running = self.registry.insert(generation.clone(), permit, claim);
         let AnswerSource {
             upstream,
@@ -326,6 +326,10 @@ impl Engine {
             }
         })));
         drop(in_flight);
+        // It runs by itself by now, whether or not the client waits.
+        if let Some(kept) = kept {
+            kept.await;
+        }
         Ok(Started {
             guard,
             fresh: true,

@@ -7,9 +7,12 @@
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
+use std::pin::pin;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use redis::{Pipeline, Script, cmd};
 use tokenwire_store::redis::RedisError;
@@ -49,6 +52,8 @@ pub(super) struct Deliveries {
     own: Mutex<BTreeMap<String, Vec<u8>>>,
     unsent: Mutex<BTreeMap<String, Option<Vec<u8>>>>,
     wakeup: Notify,
+    /// Told when Redis has some more of them.
+    sent: Notify,
 }
 
 /// Webhooks that are owed, as records in Redis.
@@ -78,6 +83,21 @@ impl DeliveryRecords for ClusterDeliveries {
         };
         deliveries.unsent.lock().insert(key.to_owned(), value);
         deliveries.wakeup.notify_one();
+    }
+
+    fn kept<'a>(&'a self, key: &'a str) -> BoxFuture<'a, ()> {
+        let deliveries = &self.cluster.deliveries;
+        async move {
+            loop {
+                let mut sent = pin!(deliveries.sent.notified());
+                sent.as_mut().enable();
+                if !deliveries.unsent.lock().contains_key(key) {
+                    return;
+                }
+                sent.await;
+            }
+        }
+        .boxed()
     }
 
     fn get(&self, key: &str) -> Option<Vec<u8>> {
@@ -164,6 +184,8 @@ impl Cluster {
                 sent.remove();
             }
         }
+        drop(unsent);
+        self.deliveries.sent.notify_waiters();
         Ok(true)
     }
 
