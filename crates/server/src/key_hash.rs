@@ -59,16 +59,19 @@ impl KeyHash {
 
     /// Returns the part by which a key is looked up. It tells nothing of the key.
     pub(crate) fn prefix(&self) -> u64 {
-        let mut prefix = [0; 8];
-        prefix.copy_from_slice(&self.0[..8]);
-        u64::from_be_bytes(prefix)
+        self.words()[0]
+    }
+
+    fn words(&self) -> [u64; 4] {
+        let (words, _) = self.0.as_chunks();
+        std::array::from_fn(|at| words.get(at).map_or(0, |word| u64::from_be_bytes(*word)))
     }
 }
 
 /// Compares in constant time.
 impl PartialEq for KeyHash {
     fn eq(&self, other: &Self) -> bool {
-        self.0.ct_eq(&other.0).into()
+        self.words().ct_eq(&other.words()).into()
     }
 }
 

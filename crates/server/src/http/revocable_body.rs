@@ -49,6 +49,9 @@ impl RevocableBody {
     }
 
     fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Box<dyn Error>>>> {
+        if self.longest == usize::MAX {
+            return self.body.as_pin_mut().poll_next(cx);
+        }
         if self.rest.is_empty() {
             match ready!(self.body.as_pin_mut().poll_next(cx)) {
                 Some(Ok(piece)) => self.rest = piece,

@@ -3,10 +3,13 @@
 use std::time::Duration;
 
 use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
+use bytes::Bytes;
 
 use super::subject::Left;
 
 const PREFIX: &str = "x-ratelimit-";
+/// Bytes that the values of nearly all responses have room in.
+const VALUES: usize = 96;
 
 const NAMES: [[HeaderName; 3]; 2] = [
     [
@@ -44,41 +47,66 @@ pub(super) fn write_headers(
             }
         }
     }
-    for ([limit, remaining, reset], left) in NAMES.into_iter().zip(least) {
+    // All values are parts of one text: each response has them.
+    let mut text = String::with_capacity(VALUES);
+    let mut ends = [[0; 3]; 2];
+    for (ends, left) in ends.iter_mut().zip(least) {
         let Some(left) = left else { continue };
-        headers.insert(limit, number(left.limit));
-        headers.insert(remaining, number(left.remaining));
-        if let Ok(value) = HeaderValue::try_from(written(left.reset)) {
-            headers.insert(reset, value);
+        let [limit, remaining, reset] = ends;
+        write_number(left.limit.into(), &mut text);
+        *limit = text.len();
+        write_number(left.remaining.into(), &mut text);
+        *remaining = text.len();
+        write_time(left.reset, &mut text);
+        *reset = text.len();
+    }
+    let text = Bytes::from(text);
+    headers.reserve(NAMES.len() * NAMES[0].len());
+    let mut start = 0;
+    for (names, ends) in NAMES.into_iter().zip(ends) {
+        for (name, end) in names.into_iter().zip(ends) {
+            // An empty one is no limit.
+            if end > start {
+                if let Ok(value) = HeaderValue::from_maybe_shared(text.slice(start..end)) {
+                    headers.insert(name, value);
+                }
+                start = end;
+            }
         }
     }
 }
 
-fn number(figure: u64) -> HeaderValue {
-    let mut digits = itoa::Buffer::new();
-    HeaderValue::from_str(digits.format(figure)).unwrap_or_else(|_| figure.into())
+fn write_number(figure: u128, out: &mut String) {
+    out.push_str(itoa::Buffer::new().format(figure));
 }
 
 /// Writes a time as OpenAI does: `12ms`, `7.66s`, `6m0s`.
-fn written(time: Duration) -> String {
+fn write_time(time: Duration, out: &mut String) {
     let millis = time.as_millis();
     if millis < 1000 {
-        let mut digits = itoa::Buffer::new();
-        return [digits.format(millis), "ms"].concat();
+        write_number(millis, out);
+        out.push_str("ms");
+        return;
     }
     let (minutes, rest) = (millis / 60_000, millis % 60_000);
     let (seconds, rest) = (rest / 1000, rest % 1000);
-    let mut out = String::new();
     if minutes > 0 {
-        out.push_str(&format!("{minutes}m"));
+        write_number(minutes, out);
+        out.push('m');
     }
-    out.push_str(&seconds.to_string());
+    write_number(seconds, out);
     if rest > 0 {
-        let decimals = format!("{rest:03}");
-        out.push_str(&format!(".{}", decimals.trim_end_matches('0')));
+        out.push('.');
+    }
+    // Without zeros at the end.
+    let mut decimals = rest;
+    for unit in [100, 10, 1] {
+        if decimals > 0 {
+            write_number(decimals / unit, out);
+            decimals %= unit;
+        }
     }
     out.push('s');
-    out
 }
 
 #[cfg(test)]
@@ -96,7 +124,9 @@ mod tests {
             (360_000, "6m0s"),
             (90_951, "1m30.951s"),
         ] {
-            assert_eq!(written(Duration::from_millis(millis)), text);
+            let mut written = String::new();
+            write_time(Duration::from_millis(millis), &mut written);
+            assert_eq!(written, text);
         }
     }
 

@@ -1,5 +1,6 @@
 //! What is reserved for one answer, until it is settled.
 
+use std::borrow::Cow;
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
@@ -85,13 +86,17 @@ impl Reservation {
             counters.settle(&party.limits, reserved, used, at);
         }
         // The day of its end.
-        let row = RowKey {
-            day: at.day.0,
-            ..self.row.clone()
+        let row = if self.row.day == at.day.0 {
+            Cow::Borrowed(&self.row)
+        } else {
+            Cow::Owned(RowKey {
+                day: at.day.0,
+                ..self.row.clone()
+            })
         };
         let usage = Usage::of(tokens, used.cost, is_estimated);
         self.share(&row, usage, false);
-        self.limits.used(row, &usage);
+        self.limits.used(&row, &usage);
     }
 
     /// Tells the counters of all nodes what was used.

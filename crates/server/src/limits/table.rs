@@ -130,7 +130,7 @@ impl Limits {
     }
 
     /// Counts what a request has used, and writes its record.
-    pub(super) fn used(&self, row: RowKey, usage: &Usage) {
+    pub(super) fn used(&self, row: &RowKey, usage: &Usage) {
         self.totals.add(usage);
         self.usage.lock().add(row, usage);
         if self.records.get().is_some() {
@@ -359,7 +359,7 @@ impl Limits {
                 })
                 .collect(),
         });
-        self.used(row, &usage);
+        self.used(&row, &usage);
         if let Some(records) = self.records.get()
             && !lost.key.is_empty()
         {

@@ -129,6 +129,12 @@ impl RowKey {
 // === impl Row ===
 
 impl Row {
+    /// Adds what this process has counted. Returns whether nothing was counted since the last record.
+    fn add(&mut self, usage: &Usage) -> bool {
+        self.own.add(usage);
+        !std::mem::replace(&mut self.is_changed, true)
+    }
+
     fn total(&self) -> Usage {
         let mut total = self.elsewhere;
         total.add(&self.own);
@@ -140,11 +146,16 @@ impl Row {
 
 impl UsageTable {
     /// Adds what this process has counted.
-    pub(super) fn add(&mut self, key: RowKey, usage: &Usage) {
-        let key = self.bounded(key);
-        let row = self.rows.entry(key.clone()).or_default();
-        row.own.add(usage);
-        if !std::mem::replace(&mut row.is_changed, true) {
+    pub(super) fn add(&mut self, key: &RowKey, usage: &Usage) {
+        // Nearly every request is of a row that is known, and needs no key of its own.
+        if let Some(row) = self.rows.get_mut(key) {
+            if row.add(usage) {
+                self.changed.push(key.clone());
+            }
+            return;
+        }
+        let key = self.bounded(key.clone());
+        if self.rows.entry(key.clone()).or_default().add(usage) {
             self.changed.push(key);
         }
     }
@@ -286,11 +297,11 @@ mod tests {
     fn usage_is_summed_by_key_owner_and_model() {
         let today = Day::parse("2026-11-30").unwrap();
         let mut table = UsageTable::default();
-        table.add(key(today.0, "k1", "alice", "a"), &used(1));
-        table.add(key(today.0, "k2", "alice", "b"), &used(2));
+        table.add(&key(today.0, "k1", "alice", "a"), &used(1));
+        table.add(&key(today.0, "k2", "alice", "b"), &used(2));
         table.add_elsewhere(key(today.0, "k1", "alice", "a"), &used(4));
-        table.add(key(today.0 - 1, "k3", "bob", "a"), &used(8));
-        table.add(key(today.0 - 30, "k1", "alice", "a"), &used(16));
+        table.add(&key(today.0 - 1, "k3", "bob", "a"), &used(8));
+        table.add(&key(today.0 - 30, "k1", "alice", "a"), &used(16));
         let sums = |from: u32, by, owner: Option<&str>| {
             let owner = owner.map(|name| Owner::Named(name.into()));
             let days = (Day(today.0 - from), today);
@@ -326,8 +337,8 @@ mod tests {
         let today = Day::parse("2026-11-30").unwrap();
         let mut table = UsageTable::default();
         table.add_elsewhere(key(today.0, "k1", "alice", "a"), &used(100));
-        table.add(key(today.0, "k1", "alice", "a"), &used(1));
-        table.add(key(today.0, "k1", "alice", "a"), &used(2));
+        table.add(&key(today.0, "k1", "alice", "a"), &used(1));
+        table.add(&key(today.0, "k1", "alice", "a"), &used(2));
         let changes = table.take_changes(today);
         assert_eq!(changes.len(), 1);
         let written = changes[0].value.as_ref().unwrap();
@@ -336,7 +347,7 @@ mod tests {
             "a record has what its process has counted"
         );
         assert!(table.take_changes(today).is_empty());
-        table.add(key(today.0, "k1", "alice", "a"), &used(4));
+        table.add(&key(today.0, "k1", "alice", "a"), &used(4));
         let again = table.take_changes(today);
         assert_eq!(again[0].number, changes[0].number);
         let later = table.take_changes(Day(today.0 + KEPT_DAYS + 1));
@@ -349,7 +360,7 @@ mod tests {
     fn number_of_rows_is_bounded_whatever_models_clients_name() {
         let mut table = UsageTable::default();
         for model in 0..MAX_ROWS + 100 {
-            table.add(key(1, "k", "o", &model.to_string()), &used(1));
+            table.add(&key(1, "k", "o", &model.to_string()), &used(1));
         }
         assert_eq!(table.rows.len(), MAX_ROWS + 1);
         let other = table.rows.get(&key(1, "k", "o", OTHER)).unwrap();

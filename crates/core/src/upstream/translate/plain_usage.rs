@@ -11,14 +11,25 @@ pub(super) struct PlainUsage {
     pub(super) reasoning: Option<u64>,
 }
 
-/// Members of the details, of which each object may have any.
-const DETAILS: [&[u8]; 5] = [
-    b"cached_tokens",
-    b"reasoning_tokens",
-    b"audio_tokens",
-    b"accepted_prediction_tokens",
-    b"rejected_prediction_tokens",
+/// The members of usage, in OpenAI's order.
+const MEMBERS: [&[u8]; 5] = [
+    br#""prompt_tokens":"#,
+    br#""completion_tokens":"#,
+    br#""total_tokens":"#,
+    br#""prompt_tokens_details":"#,
+    br#""completion_tokens_details":"#,
 ];
+
+/// Members of the details, of which each object may have any. The numbers below are their places.
+const DETAILS: [&[u8]; 5] = [
+    br#""cached_tokens":"#,
+    br#""reasoning_tokens":"#,
+    br#""audio_tokens":"#,
+    br#""accepted_prediction_tokens":"#,
+    br#""rejected_prediction_tokens":"#,
+];
+const CACHED: usize = 0;
+const REASONING: usize = 1;
 
 /// Maximum digits of a figure. Longer ones are left to the parser.
 const MAX_DIGITS: usize = 18;
@@ -26,17 +37,15 @@ const MAX_DIGITS: usize = 18;
 /// Reads the usage object that `json` begins with, and returns it with what follows. `None` says
 /// nothing: the object is malformed, or has spaces, other members or too few of the figures.
 pub(super) fn read(json: &[u8]) -> Option<(PlainUsage, &[u8])> {
-    let (mut input, mut output, mut total) = (None, None, None);
-    let (mut cached, mut reasoning) = (None, None);
+    let mut figures = [None; 3];
+    let mut details = [None; 2];
     let mut scanner = Scanner { rest: json };
-    scanner.object(|scanner, name| match name {
-        b"prompt_tokens" => scanner.figure(&mut input),
-        b"completion_tokens" => scanner.figure(&mut output),
-        b"total_tokens" => scanner.figure(&mut total),
-        b"prompt_tokens_details" => scanner.details(&mut cached, b"cached_tokens"),
-        b"completion_tokens_details" => scanner.details(&mut reasoning, b"reasoning_tokens"),
-        _ => None,
+    scanner.object(&MEMBERS, |scanner, member| match member {
+        3 => scanner.details(&mut details[0], CACHED),
+        4 => scanner.details(&mut details[1], REASONING),
+        _ => scanner.figure(figures.get_mut(member)?),
     })?;
+    let ([input, output, total], [cached, reasoning]) = (figures, details);
     let usage = PlainUsage {
         input: input?,
         output: output?,
@@ -51,23 +60,25 @@ struct Scanner<'a> {
     rest: &'a [u8],
 }
 
-impl<'a> Scanner<'a> {
-    fn skip(&mut self, text: &[u8]) -> Option<()> {
-        self.rest = self.rest.strip_prefix(text)?;
-        Some(())
-    }
-
-    /// Reads an object that has members. `value` reads the value of each.
-    fn object(&mut self, mut value: impl FnMut(&mut Self, &'a [u8]) -> Option<()>) -> Option<()> {
-        self.skip(b"{")?;
+impl Scanner<'_> {
+    /// Reads an object that has members, all of these names. `value` reads the value of each, by the
+    /// place of its name.
+    fn object(
+        &mut self,
+        names: &[&[u8]],
+        mut value: impl FnMut(&mut Self, usize) -> Option<()>,
+    ) -> Option<()> {
+        self.rest = self.rest.strip_prefix(b"{")?;
+        let mut likely = 0;
         loop {
-            self.skip(b"\"")?;
-            let (name, rest) = self
-                .rest
-                .split_at_checked(memchr::memchr(b'"', self.rest)?)?;
-            self.rest = rest;
-            self.skip(b"\":")?;
-            value(self, name)?;
+            let begins = |name: &&[u8]| self.rest.starts_with(name);
+            let place = match names.get(likely).is_some_and(begins) {
+                true => likely,
+                false => names.iter().position(begins)?,
+            };
+            self.rest = self.rest.get(names.get(place)?.len()..)?;
+            value(self, place)?;
+            likely = place + 1;
             match self.rest.split_first()? {
                 (b',', rest) => self.rest = rest,
                 (b'}', rest) => {
@@ -84,44 +95,40 @@ impl<'a> Scanner<'a> {
         figure.replace(self.number()?).is_none().then_some(())
     }
 
-    /// Reads details that occur once. Of their figures, which may be `null`, the one called `name`
-    /// is kept.
-    fn details(&mut self, figure: &mut Option<u64>, name: &[u8]) -> Option<()> {
+    /// Reads details that occur once. Of their figures, which may be `null`, the one of the name at this
+    /// place is kept.
+    fn details(&mut self, figure: &mut Option<u64>, kept: usize) -> Option<()> {
         if figure.is_some() {
             return None;
         }
-        self.object(|scanner, member| {
-            if !DETAILS.contains(&member) {
-                return None;
-            }
+        self.object(&DETAILS, |scanner, place| {
             let mut ignored = None;
-            let kept = if member == name {
+            let figure = if place == kept {
                 &mut *figure
             } else {
                 &mut ignored
             };
-            match scanner.skip(b"null") {
-                Some(()) => kept.is_none().then_some(()),
-                None => scanner.figure(kept),
+            if let Some(rest) = scanner.rest.strip_prefix(b"null") {
+                scanner.rest = rest;
+                return figure.is_none().then_some(());
             }
+            scanner.figure(figure)
         })
     }
 
     fn number(&mut self) -> Option<u64> {
-        let digits = self.rest.iter().take_while(|byte| byte.is_ascii_digit());
-        let digits = digits.take(MAX_DIGITS + 1).count();
-        let (number, rest) = self.rest.split_at(digits);
-        let is_plain = match number {
-            [] => false,
-            [b'0', _, ..] => false,
-            _ => digits <= MAX_DIGITS,
-        };
+        let (mut number, mut digits) = (0, 0);
+        while let Some(digit) = self.rest.get(digits).map(|byte| byte.wrapping_sub(b'0'))
+            && digit < 10
+            && digits < MAX_DIGITS
+        {
+            number = number * 10 + u64::from(digit);
+            digits += 1;
+        }
+        let (number_text, rest) = self.rest.split_at_checked(digits)?;
         self.rest = rest;
-        is_plain.then(|| {
-            number
-                .iter()
-                .fold(0, |sum, digit| sum * 10 + u64::from(digit - b'0'))
-        })
+        // One more digit would be no end of a member.
+        (!matches!(number_text, [] | [b'0', _, ..])).then_some(number)
     }
 }
 

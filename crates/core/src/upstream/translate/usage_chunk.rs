@@ -44,14 +44,37 @@ pub(super) fn is_plain(chunk: &[u8]) -> bool {
         && !finders.others.iter().any(is_other)
 }
 
+/// As [`is_plain`], of a chunk that begins as `known` does, the beginning of a valid chunk of a delta.
+pub(super) fn is_plain_after(chunk: &[u8], known: &[u8]) -> bool {
+    let finders = &*FINDERS;
+    let Some(found) = finders.members.find(chunk) else {
+        return false;
+    };
+    let (before, after) = (&chunk[..found], &chunk[found + MEMBERS.len()..]);
+    is_known(chunk, found, known)
+        && are_flat(before)
+        && memchr::memchr(b'\\', after).is_none()
+        && !finders
+            .others
+            .iter()
+            .any(|other| other.find(after).is_some())
+}
+
+/// Whether a chunk begins as the known one does, up to the list of its choices: what that one began
+/// with was no error, nor would it be one here.
+fn is_known(chunk: &[u8], found: usize, known: &[u8]) -> bool {
+    let common = found + CHOICES.len();
+    known
+        .get(..common)
+        .is_some_and(|known| known == &chunk[..common])
+}
+
 /// Returns the usage if that is all the chunk reports, written as OpenAI does, and it begins as
 /// `known` does, the beginning of a valid chunk of a delta. `None` says nothing.
 pub(super) fn read(chunk: &[u8], known: &[u8]) -> Option<Usage> {
     let finders = &*FINDERS;
     let found = finders.members.find(chunk)?;
-    let common = found + CHOICES.len();
-    // What the known chunk began with was no error, nor would it be one here.
-    if known.get(..common)? != &chunk[..common] || !are_flat(&chunk[..found]) {
+    if !is_known(chunk, found, known) || !are_flat(&chunk[..found]) {
         return None;
     }
     // The brace belongs to the usage.
@@ -102,6 +125,10 @@ mod tests {
                 Usage::parse(serde_json::from_str(usage).unwrap()).map(Usage::to_responses);
             assert!(parsed.is_some());
             assert_eq!(read(&chunk), parsed, "{chunk}");
+            assert!(
+                is_plain_after(chunk.as_bytes(), KNOWN) || rest.contains('\\'),
+                "{chunk}"
+            );
             assert!(is_parsed_usage_chunk(chunk.as_bytes()), "{chunk}");
         }
         for chunk in [
@@ -134,6 +161,8 @@ mod tests {
             "null",
         ] {
             assert!(!is_plain(chunk.as_bytes()), "{chunk}");
+            // What it begins with is not that of a delta.
+            assert!(!is_plain_after(chunk.as_bytes(), b"{\"id\":1"), "{chunk}");
         }
     }
 }
