@@ -348,9 +348,6 @@ impl Gateway {
             serving.abort();
         }
         drain::wait_for(&readers).await;
-        for accepting in accepting {
-            accepting.abort();
-        }
         if let (Some(member), Some(cluster)) = (member, &shared.cluster) {
             member.abort();
             cluster.last_deliveries(LAST_RECORDS).await;
@@ -372,6 +369,10 @@ impl Gateway {
         if let Some(exporting) = exporting {
             // It ends by itself, in bounded time.
             let _ = exporting.await;
+        }
+        // Last: while this process holds its folder, other ones read what is in it from here.
+        for accepting in accepting {
+            accepting.abort();
         }
         Ok(served.map_err(std::io::Error::other)??)
     }

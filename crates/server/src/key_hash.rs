@@ -63,8 +63,10 @@ impl KeyHash {
     }
 
     fn words(&self) -> [u64; 4] {
-        let (words, _) = self.0.as_chunks();
-        std::array::from_fn(|at| words.get(at).map_or(0, |word| u64::from_be_bytes(*word)))
+        let [a, b, c, d] = self.0.as_chunks::<8>().0 else {
+            unreachable!("32 bytes are four words");
+        };
+        [a, b, c, d].map(|word| u64::from_be_bytes(*word))
     }
 }
 

@@ -15,7 +15,8 @@
 //!   ([`tokenwire_core::engine::EndNotifier`]). From then on the delivery is in the queue until it
 //!   succeeds or becomes a dead letter, which can be listed and retried. The queue is in memory. A
 //!   shutdown logs the deliveries that it loses. With [`DeliveryRecords`] the next process goes on
-//!   with them, also after a crash: a request is answered once its record is kept.
+//!   with them, also after a crash: a request is answered once its record is kept, or 2 s
+//!   later at most.
 //! * **At least once.** The event id is the same at every attempt, so a receiver can recognise a
 //!   repetition. Timestamp and signature are new.
 //! * **No access to internal networks.** Addresses are checked when they are connected to.
@@ -530,7 +531,7 @@ impl EndNotifier for Webhooks {
             for owed in &begun {
                 records.set(&owed.event, Some(owed.encode(&id, None)));
             }
-            // A client that has an answer gets its webhook, also if this process is lost.
+            // A client that has an answer gets its webhook also if this process is lost then.
             let kept = async move {
                 for owed in &begun {
                     records.kept(&owed.event).await;

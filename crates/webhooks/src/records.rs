@@ -19,8 +19,8 @@ pub trait DeliveryRecords: Send + Sync + fmt::Debug {
     /// Sets the record of this key, or removes it if it has no value. Must not block.
     fn set(&self, key: &str, value: Option<Vec<u8>>);
 
-    /// Waits until what was set under this key outlives the process. Returns at once where records
-    /// never do.
+    /// Waits until what is set under this key by now outlives the process. Returns at once where
+    /// records never do.
     fn kept<'a>(&'a self, key: &'a str) -> BoxFuture<'a, ()>;
 
     /// Returns the record of this key.

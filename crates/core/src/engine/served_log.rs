@@ -39,8 +39,8 @@ pub enum ServedKey {
 }
 
 impl SharedEngine {
-    /// Returns whether this process has the generation, in memory or in its store. One that it reads
-    /// from another process is not its own, until the store has it: that process has ended then.
+    /// Returns whether this process has the generation, in memory or in its store. A copy of what
+    /// another process has does not count.
     ///
     /// # Errors
     /// If the store does not answer.
@@ -64,11 +64,11 @@ impl SharedEngine {
     pub async fn serve(&self, id: &GenerationId) -> Result<Option<ServedLog>, ApiError> {
         let known = self.registry.directory.any(id);
         if known.as_ref().is_some_and(|known| known.is_remote()) {
-            // The copy of a process that reads one which is being deleted would outlast the deletion.
-            // The one that reads it takes it over, once this process has its log.
             return if self.has(id).await? {
+                // The task that reads the copy is about to take the log over. Ask again.
                 Err(super::unreachable(id, "that takes it over"))
             } else {
+                // Read from here, a copy could outlast the deletion of what it is a copy of.
                 Ok(None)
             };
         }

@@ -326,7 +326,7 @@ impl Engine {
             }
         })));
         drop(in_flight);
-        // It runs by itself by now, whether or not the client waits.
+        // Its task runs already, whether or not the client waits.
         if let Some(kept) = kept {
             kept.await;
         }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::subject::Left;
 
 const PREFIX: &str = "x-ratelimit-";
-/// Bytes that the values of nearly all responses have room in.
+/// Bytes of the six values of nearly all responses.
 const VALUES: usize = 96;
 
 const NAMES: [[HeaderName; 3]; 2] = [
@@ -47,7 +47,7 @@ pub(super) fn write_headers(
             }
         }
     }
-    // All values are parts of one text: each response has them.
+    // One allocation for all values.
     let mut text = String::with_capacity(VALUES);
     let mut ends = [[0; 3]; 2];
     for (ends, left) in ends.iter_mut().zip(least) {
@@ -65,7 +65,7 @@ pub(super) fn write_headers(
     let mut start = 0;
     for (names, ends) in NAMES.into_iter().zip(ends) {
         for (name, end) in names.into_iter().zip(ends) {
-            // An empty one is no limit.
+            // There is no such limit where they are equal.
             if end > start {
                 if let Ok(value) = HeaderValue::from_maybe_shared(text.slice(start..end)) {
                     headers.insert(name, value);

@@ -147,7 +147,7 @@ impl Row {
 impl UsageTable {
     /// Adds what this process has counted.
     pub(super) fn add(&mut self, key: &RowKey, usage: &Usage) {
-        // Nearly every request is of a row that is known, and needs no key of its own.
+        // Nearly every request is of a known row, whose `RowKey` is not cloned.
         if let Some(row) = self.rows.get_mut(key) {
             if row.add(usage) {
                 self.changed.push(key.clone());

@@ -124,6 +124,7 @@ async fn responses_of_a_process_are_found_while_it_exits() {
         collector.local_addr().unwrap()
     );
     let first = Process::start_on(place.port, &config);
+    eventually("the takeover socket", async || place.socket().exists()).await;
     let create = Request::new(place.address(), "POST", "/v1/responses")
         .header("content-type", "application/json")
         .body(r#"{"input": "[[tokens=1]]"}"#);
@@ -136,7 +137,7 @@ async fn responses_of_a_process_are_found_while_it_exits() {
         UnixStream::connect(folder.join("peer.sock")).is_err()
     })
     .await;
-    // It still holds its folder.
+    // Until it is gone, its folder is its own.
     let get = Request::new(place.address(), "GET", &format!("/v1/responses/{id}"));
     let answer = patiently("the response", get.answer()).await;
     assert_eq!(answer.status, 200, "{}", answer.text());

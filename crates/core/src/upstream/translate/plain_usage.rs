@@ -20,7 +20,8 @@ const MEMBERS: [&[u8]; 5] = [
     br#""completion_tokens_details":"#,
 ];
 
-/// Members of the details, of which each object may have any. The numbers below are their places.
+/// Members of the details, of which each object may have any. `CACHED` and `REASONING` are their
+/// places.
 const DETAILS: [&[u8]; 5] = [
     br#""cached_tokens":"#,
     br#""reasoning_tokens":"#,
@@ -127,7 +128,7 @@ impl Scanner<'_> {
         }
         let (number_text, rest) = self.rest.split_at_checked(digits)?;
         self.rest = rest;
-        // One more digit would be no end of a member.
+        // A further digit is neither `,` nor `}`, so that `object` refuses it.
         (!matches!(number_text, [] | [b'0', _, ..])).then_some(number)
     }
 }

@@ -31,33 +31,24 @@ static FINDERS: LazyLock<Finders> = LazyLock::new(|| Finders {
 });
 
 /// Returns true for a valid chunk that reports the usage and nothing else, written as OpenAI does.
-/// False says nothing.
-pub(super) fn is_plain(chunk: &[u8]) -> bool {
+/// False says nothing. `known` is the beginning of a chunk of a delta, or empty: what begins like it
+/// is checked faster.
+pub(super) fn is_plain(chunk: &[u8], known: &[u8]) -> bool {
     let finders = &*FINDERS;
     let Some(found) = finders.members.find(chunk) else {
         return false;
     };
     let (before, after) = (&chunk[..found], &chunk[found + MEMBERS.len()..]);
-    let is_other = |other: &Finder<'_>| other.find(before).or_else(|| other.find(after)).is_some();
-    are_flat(before)
-        && memchr::memchr(b'\\', after).is_none()
-        && !finders.others.iter().any(is_other)
-}
-
-/// As [`is_plain`], of a chunk that begins as `known` does, the beginning of a valid chunk of a delta.
-pub(super) fn is_plain_after(chunk: &[u8], known: &[u8]) -> bool {
-    let finders = &*FINDERS;
-    let Some(found) = finders.members.find(chunk) else {
-        return false;
-    };
-    let (before, after) = (&chunk[..found], &chunk[found + MEMBERS.len()..]);
-    is_known(chunk, found, known)
-        && are_flat(before)
-        && memchr::memchr(b'\\', after).is_none()
-        && !finders
+    let has_others = |text| {
+        finders
             .others
             .iter()
-            .any(|other| other.find(after).is_some())
+            .any(|other| other.find(text).is_some())
+    };
+    are_flat(before)
+        && (is_known(chunk, found, known) || !has_others(before))
+        && memchr::memchr(b'\\', after).is_none()
+        && !has_others(after)
 }
 
 /// Whether a chunk begins as the known one does, up to the list of its choices: what that one began
@@ -108,7 +99,7 @@ mod tests {
             r#"{"choices":[],"usage":{}}"#,
             r#"{"id":"chatcmpl-1","object":"chat.completion.chunk","created":1,"model":"m","service_tier":"default","system_fingerprint":null,"choices":[],"usage":{"prompt_tokens":19,"completion_tokens":10,"total_tokens":29,"prompt_tokens_details":{"cached_tokens":0}},"obfuscation":"x"}"#,
         ] {
-            assert!(is_plain(chunk.as_bytes()), "{chunk}");
+            assert!(is_plain(chunk.as_bytes(), &[]), "{chunk}");
             assert!(is_parsed_usage_chunk(chunk.as_bytes()), "{chunk}");
         }
     }
@@ -125,10 +116,8 @@ mod tests {
                 Usage::parse(serde_json::from_str(usage).unwrap()).map(Usage::to_responses);
             assert!(parsed.is_some());
             assert_eq!(read(&chunk), parsed, "{chunk}");
-            assert!(
-                is_plain_after(chunk.as_bytes(), KNOWN) || rest.contains('\\'),
-                "{chunk}"
-            );
+            let is_plain = is_plain(chunk.as_bytes(), KNOWN);
+            assert_eq!(is_plain, !rest.contains('\\'), "{chunk}");
             assert!(is_parsed_usage_chunk(chunk.as_bytes()), "{chunk}");
         }
         for chunk in [
@@ -140,6 +129,12 @@ mod tests {
             r#"{"id":"chatcmpl-1","model":"m","choices":[{"index":0}],"usage":USAGE}"#,
         ] {
             assert_eq!(read(&chunk.replace("USAGE", usage)), None, "{chunk}");
+        }
+        for further in [r#""error":{}"#, r#""usage":null"#, r#""choices":[{}]"#] {
+            let chunk = format!(
+                r#"{{"id":"chatcmpl-1","model":"m","choices":[],"usage":{usage},{further}}}"#
+            );
+            assert!(!is_plain(chunk.as_bytes(), KNOWN), "{chunk}");
         }
     }
 
@@ -160,9 +155,15 @@ mod tests {
             "",
             "null",
         ] {
-            assert!(!is_plain(chunk.as_bytes()), "{chunk}");
-            // What it begins with is not that of a delta.
-            assert!(!is_plain_after(chunk.as_bytes(), b"{\"id\":1"), "{chunk}");
+            assert!(!is_plain(chunk.as_bytes(), &[]), "{chunk}");
+            // As after a delta that began in the same way, which an error does not.
+            let known = if chunk.starts_with(r#"{"error"#) {
+                ""
+            } else {
+                chunk
+            };
+            let is_plain = is_plain(chunk.as_bytes(), known.as_bytes());
+            assert!(!is_plain, "{chunk}");
         }
     }
 }
