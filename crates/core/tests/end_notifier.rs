@@ -75,7 +75,7 @@ async fn hook_runs_once_per_end_after_the_terminal_event() {
     assert_eq!(ends, ["completed", "failed", "cancelled"]);
 }
 
-/// Keeps what is to happen at the end. That takes until it is told.
+/// Keeps what is to happen at the end, which takes until it is told.
 #[derive(Clone, Debug, Default)]
 struct SlowKeeper(Arc<Notify>);
 
@@ -90,7 +90,7 @@ impl EndNotifier for SlowKeeper {
 }
 
 #[tokio::test(start_paused = true)]
-async fn start_is_answered_once_its_end_will_be_reported() {
+async fn nothing_starts_before_its_end_will_be_reported() {
     let keeper = SlowKeeper::default();
     let test = TestEngine::new(EngineOptions::default());
     let engine = test.engine.clone();
@@ -98,11 +98,11 @@ async fn start_is_answered_once_its_end_will_be_reported() {
     let request = TestEngine::request(BACKGROUND);
     let mut starting = std::pin::pin!(engine.start(request));
     assert!(starting.as_mut().now_or_never().is_none());
-    // The upstream does not wait for that.
-    let call = test.upstream.call().await;
-    assert!(starting.as_mut().now_or_never().is_none());
+    settle().await;
+    assert_eq!(test.upstream.waiting(), 0);
     keeper.0.notify_one();
     let started = starting.await.unwrap();
+    let call = test.upstream.call().await;
     call.token("a").finish("stop").done().end(BodyEnd::Clean);
     started.guard.generation().ended().await;
 }

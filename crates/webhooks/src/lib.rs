@@ -103,7 +103,7 @@ use webhook_state::WebhookState;
 
 /// The longest time that a delivery is retried, 100 years. Deadlines must fit the clock.
 const LONGEST_RETRY: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
-/// How long the answer to a request waits until its webhooks outlive the process.
+/// How long a start waits until its webhooks outlive the process.
 const KEPT: Duration = Duration::from_secs(2);
 
 /// Endpoint, secret and limits of webhooks.
@@ -166,6 +166,20 @@ pub struct Webhooks {
 struct TakenOver {
     records: Arc<dyn DeliveryRecords>,
     owed: Vec<(String, Vec<u8>)>,
+}
+
+/// The records of a response that is about to start. They are removed if it does not.
+struct Unstarted {
+    records: Arc<dyn DeliveryRecords>,
+    events: Vec<String>,
+}
+
+impl Drop for Unstarted {
+    fn drop(&mut self) {
+        for event in &self.events {
+            self.records.set(event, None);
+        }
+    }
 }
 
 impl DeliveryRecords for TakenOver {
@@ -526,21 +540,24 @@ impl EndNotifier for Webhooks {
         let Some(records) = self.state.records.get().cloned() else {
             return Ok(Some(on_end));
         };
-        let on_end = on_end.with_start(move |generation| {
-            let id = generation.meta().id.clone();
+        let on_end = on_end.with_start(move |id| {
+            let id = id.clone();
             for owed in &begun {
                 records.set(&owed.event, Some(owed.encode(&id, None)));
             }
+            let events = begun.into_iter().map(|owed| owed.event).collect();
+            let mut unstarted = Unstarted { records, events };
             // A client that has an answer gets its webhook also if this process is lost then.
-            let kept = async move {
-                for owed in &begun {
-                    records.kept(&owed.event).await;
-                }
-            };
             async move {
+                let kept = async {
+                    for event in &unstarted.events {
+                        unstarted.records.kept(event).await;
+                    }
+                };
                 if timeout(KEPT, kept).await.is_err() {
                     tracing::warn!(generation = %id, "its webhooks are not stored yet");
                 }
+                unstarted.events.clear();
             }
             .boxed()
         });

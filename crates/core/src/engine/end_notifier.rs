@@ -12,6 +12,7 @@ use futures::future::BoxFuture;
 use super::StartRequest;
 use crate::generation::Generation;
 use crate::model::error::{ApiError, ErrorCode};
+use crate::model::id::GenerationId;
 use crate::request::StreamRequest;
 
 /// Runs at the end of one generation, on the thread that wrote it. It must not block or panic.
@@ -24,7 +25,7 @@ pub struct OnEnd {
 }
 
 type Hook = Box<dyn FnOnce(&Generation) + Send>;
-type StartHook = Box<dyn FnOnce(&Generation) -> BoxFuture<'static, ()> + Send>;
+type StartHook = Box<dyn FnOnce(&GenerationId) -> BoxFuture<'static, ()> + Send>;
 
 impl fmt::Debug for OnEnd {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -45,18 +46,24 @@ impl OnEnd {
         }
     }
 
-    /// Runs this at the start as well, before the upstream is asked: what is to happen at the end can
-    /// be kept by the generation's id. It must not block or panic. The client is not told of the
-    /// generation before the future is ready, which must be so in bounded time.
+    /// Runs this before the start as well: what is to happen at the end can be kept by the
+    /// generation's id. Nothing is started, the upstream is not asked and the client is not answered
+    /// before the future is ready, which must be so in bounded time. If it is dropped before that, the
+    /// generation never starts, and none of the hooks runs.
     #[must_use]
     pub fn with_start(
         self,
-        start: impl FnOnce(&Generation) -> BoxFuture<'static, ()> + Send + 'static,
+        start: impl FnOnce(&GenerationId) -> BoxFuture<'static, ()> + Send + 'static,
     ) -> Self {
         Self {
             start: Some(Box::new(start)),
             ..self
         }
+    }
+
+    /// Runs the hook of the start, if there is one.
+    pub(super) fn start(&mut self, id: &GenerationId) -> Option<BoxFuture<'static, ()>> {
+        self.start.take().map(|start| start(id))
     }
 
     /// Runs this in place of the end if another process has taken the log over. It must not block or
@@ -115,14 +122,8 @@ pub(super) fn on_end(
 // === impl OnEndGuard ===
 
 impl OnEndGuard {
-    /// Runs the hook of the start. Also returns what the client's answer waits for.
-    pub(super) fn new(
-        generation: Arc<Generation>,
-        mut on_end: Option<OnEnd>,
-    ) -> (Self, Option<BoxFuture<'static, ()>>) {
-        let start = on_end.as_mut().and_then(|on_end| on_end.start.take());
-        let kept = start.map(|start| start(&generation));
-        (Self { generation, on_end }, kept)
+    pub(super) fn new(generation: Arc<Generation>, on_end: Option<OnEnd>) -> Self {
+        Self { generation, on_end }
     }
 }
 

@@ -142,7 +142,7 @@ impl Engine {
     /// A fault of the request, or the reason why nothing can be started now:
     /// [`ErrorCode::StoreUnavailable`] if the store does not take the header in time.
     pub async fn start(&self, request: StartRequest) -> Result<Started, ApiError> {
-        let on_end = on_end(self.end_notifier.as_ref(), &request)?;
+        let mut on_end = on_end(self.end_notifier.as_ref(), &request)?;
         let mut idempotency = None;
         let mut stale = None;
         let claim = match &request.idempotency_key {
@@ -236,6 +236,13 @@ impl Engine {
                 return Ok(repeated(&generation, plan.include));
             }
         }
+        // Nobody hears of a generation whose end may go unreported.
+        if let Some(kept) = on_end
+            .as_mut()
+            .and_then(|on_end| on_end.start(&header.meta.id))
+        {
+            kept.await;
+        }
         if let Some(session) = session.filter(|_| !header.meta.store) {
             session.note(&header.meta.id);
         }
@@ -277,7 +284,7 @@ impl Engine {
         if let Some((session, previous)) = &continues {
             session.note_continuation(previous, &generation);
         }
-        let (on_end_guard, kept) = OnEndGuard::new(generation.clone(), on_end);
+        let on_end_guard = OnEndGuard::new(generation.clone(), on_end);
         let running = self.registry.insert(generation.clone(), permit, claim);
         let AnswerSource {
             upstream,
@@ -326,10 +333,6 @@ impl Engine {
             }
         })));
         drop(in_flight);
-        // Its task runs already, whether or not the client waits.
-        if let Some(kept) = kept {
-            kept.await;
-        }
         Ok(Started {
             guard,
             fresh: true,
