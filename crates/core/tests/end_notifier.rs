@@ -95,6 +95,11 @@ async fn nothing_starts_before_its_end_will_be_reported() {
     let test = TestEngine::new(EngineOptions::default());
     let engine = test.engine.clone();
     let engine = engine.with_end_notifier(Arc::new(keeper.clone()));
+    // A client that leaves meanwhile starts nothing.
+    let given_up = engine.start(TestEngine::request(BACKGROUND)).now_or_never();
+    assert!(given_up.is_none());
+    settle().await;
+    assert_eq!(test.upstream.waiting(), 0);
     let request = TestEngine::request(BACKGROUND);
     let mut starting = std::pin::pin!(engine.start(request));
     assert!(starting.as_mut().now_or_never().is_none());
