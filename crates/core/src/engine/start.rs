@@ -236,7 +236,7 @@ impl Engine {
                 return Ok(repeated(&generation, plan.include));
             }
         }
-        // Nobody hears of a generation whose end may go unreported.
+        // No client hears of a generation whose end may go unreported.
         if let Some(kept) = on_end
             .as_mut()
             .and_then(|on_end| on_end.start(&header.meta.id))
