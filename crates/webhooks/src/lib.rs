@@ -15,8 +15,8 @@
 //!   ([`tokenwire_core::engine::EndNotifier`]). From then on the delivery is in the queue until it
 //!   succeeds or becomes a dead letter, which can be listed and retried. The queue is in memory. A
 //!   shutdown logs the deliveries that it loses. With [`DeliveryRecords`] the next process goes on
-//!   with them, also after a crash: a request is answered once its record is kept, or 2 s
-//!   later at most.
+//!   with them, also after a crash: a response starts once its record is kept, or 2 s later at
+//!   most.
 //! * **At least once.** The event id is the same at every attempt, so a receiver can recognise a
 //!   repetition. Timestamp and signature are new.
 //! * **No access to internal networks.** Addresses are checked when they are connected to.
@@ -161,13 +161,6 @@ pub struct Webhooks {
     key: Option<SigningKey>,
 }
 
-/// The records of another process, among those that are kept.
-#[derive(Debug)]
-struct TakenOver {
-    records: Arc<dyn DeliveryRecords>,
-    owed: Vec<(String, Vec<u8>)>,
-}
-
 /// The records of a response that is about to start. They are removed if it does not.
 struct Unstarted {
     records: Arc<dyn DeliveryRecords>,
@@ -180,6 +173,13 @@ impl Drop for Unstarted {
             self.records.set(event, None);
         }
     }
+}
+
+/// The records of another process, among those that are kept.
+#[derive(Debug)]
+struct TakenOver {
+    records: Arc<dyn DeliveryRecords>,
+    owed: Vec<(String, Vec<u8>)>,
 }
 
 impl DeliveryRecords for TakenOver {

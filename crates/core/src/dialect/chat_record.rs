@@ -1,5 +1,6 @@
-//! What a chat reader is shown of a record of a chat upstream: the upstream's chunk. Reading it copies nothing: the copies of the events, which such a reader is not
-//! shown, took as long as the rest.
+//! What a chat reader is shown of a record of a chat upstream: the upstream's chunk. Reading it
+//! copies nothing: the copies of the events, which such a reader is not shown, took as long as the
+//! rest.
 
 use serde::Deserialize;
 

@@ -45,7 +45,12 @@ impl Place {
     }
 
     async fn start(&self) -> Process {
-        let gateway = Process::start_on(self.port, &self.config());
+        self.start_with(&self.config()).await
+    }
+
+    /// Starts a gateway on this port with another configuration.
+    async fn start_with(&self, config: &str) -> Process {
+        let gateway = Process::start_on(self.port, config);
         eventually("the takeover socket", async || self.socket().exists()).await;
         gateway
     }
@@ -123,8 +128,7 @@ async fn responses_of_a_process_are_found_while_it_exits() {
         place.config(),
         collector.local_addr().unwrap()
     );
-    let first = Process::start_on(place.port, &config);
-    eventually("the takeover socket", async || place.socket().exists()).await;
+    let first = place.start_with(&config).await;
     let create = Request::new(place.address(), "POST", "/v1/responses")
         .header("content-type", "application/json")
         .body(r#"{"input": "[[tokens=1]]"}"#);
@@ -132,7 +136,7 @@ async fn responses_of_a_process_are_found_while_it_exits() {
     let entries = std::fs::read_dir(place.folder.path()).unwrap();
     let mut entries = entries.map(|entry| entry.unwrap().path());
     let folder = entries.find(|path| path.is_dir()).unwrap();
-    let second = place.start().await;
+    let _second = place.start().await;
     eventually("the first one answers no other process", async || {
         UnixStream::connect(folder.join("peer.sock")).is_err()
     })
@@ -143,7 +147,6 @@ async fn responses_of_a_process_are_found_while_it_exits() {
     assert_eq!(answer.status, 200, "{}", answer.text());
     let (ended_well, output) = exit(first).await;
     assert!(ended_well, "{output}");
-    drop(second);
 }
 
 #[tokio::test]
@@ -153,8 +156,7 @@ async fn operations_listener_is_taken_over_too() {
     let operations = free.local_addr().unwrap();
     drop(free);
     let config = format!("{}server:\n  operations: {operations}\n", place.config());
-    let first = Process::start_on(place.port, &config);
-    eventually("the takeover socket", async || place.socket().exists()).await;
+    let first = place.start_with(&config).await;
     let _second = Process::start_on(place.port, &config);
     assert!(exit(first).await.0);
     let ready = Request::new(operations, "GET", "/readyz");
