@@ -1,13 +1,22 @@
 //! Webhooks as the receiver and the requesting client see them.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::support::process::Process;
 use crate::support::receiver::{Answer, Receiver, status};
 use crate::support::{Request, Socket, World, eventually, start, with};
+use futures::FutureExt as _;
+use futures::future::{BoxFuture, pending};
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokenwire::config::schema::Config;
 use tokenwire::config::secret::Secret;
+use tokenwire_core::upstream::translate::BodyEnd;
+use tokenwire_testkit::{EngineOptions, TestEngine};
+use tokenwire_webhooks::{DeliveryRecords, WebhookOptions, Webhooks};
+use tokio::time::Instant;
 
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 const OTHER_SECRET: &str = "whsec_QUJDREVGR0hJSktMTU5PUFFSU1RVVldYWVo=";
@@ -654,4 +663,54 @@ async fn shutdown_makes_a_last_attempt_and_logs_lost_deliveries_without_secrets(
             shown[0]
         );
     }
+}
+
+/// The keys of records that are set and never stored.
+#[derive(Debug, Default)]
+struct Unstored(Mutex<BTreeSet<String>>);
+
+impl DeliveryRecords for Unstored {
+    fn set(&self, key: &str, value: Option<Vec<u8>>) {
+        let mut keys = self.0.lock();
+        match value {
+            Some(_) => keys.insert(key.to_owned()),
+            None => keys.remove(key),
+        };
+    }
+
+    fn kept<'a>(&'a self, _key: &'a str) -> BoxFuture<'a, ()> {
+        pending().boxed()
+    }
+
+    fn get(&self, _key: &str) -> Option<Vec<u8>> {
+        None
+    }
+
+    fn list(&self) -> Vec<(String, Vec<u8>)> {
+        Vec::new()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn start_waits_two_seconds_for_its_record_and_removes_it_if_it_is_given_up() {
+    let records = Arc::new(Unstored::default());
+    let webhooks = Webhooks::new(WebhookOptions::default()).unwrap();
+    assert!(webhooks.keep_in(records.clone()).is_empty());
+    let test = TestEngine::new(EngineOptions::default());
+    let engine = test.engine.clone().with_end_notifier(Arc::new(webhooks));
+    let webhook = json!({"url": "https://example.com/hook", "secret": SECRET});
+    let body = json!({"input": "hi", "background": true, "webhook": webhook}).to_string();
+    let mut given_up = Box::pin(engine.start(TestEngine::request(&body)));
+    assert!(given_up.as_mut().now_or_never().is_none());
+    assert_eq!(records.0.lock().len(), 1);
+    drop(given_up);
+    assert_eq!(records.0.lock().len(), 0);
+
+    let begun = Instant::now();
+    let started = engine.start(TestEngine::request(&body)).await.unwrap();
+    assert_eq!(begun.elapsed().as_secs(), 2);
+    assert_eq!(records.0.lock().len(), 1);
+    let call = test.upstream.call().await;
+    call.token("a").finish("stop").done().end(BodyEnd::Clean);
+    started.guard.generation().ended().await;
 }
