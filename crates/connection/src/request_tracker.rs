@@ -191,7 +191,7 @@ impl RequestTracker {
 
     /// Reads up to the end of a line.
     fn read_line(&mut self, bytes: &[u8]) -> usize {
-        let end = bytes.iter().position(|byte| *byte == b'\n');
+        let end = memchr::memchr(b'\n', bytes);
         let text = bytes.get(..end.unwrap_or(bytes.len())).unwrap_or_default();
         let used = end.map_or(bytes.len(), |end| end + 1);
         // One byte more than the maximum marks a truncated line.
@@ -258,7 +258,7 @@ impl Head {
             self.is_connect = line.starts_with(b"CONNECT ");
             return true;
         }
-        let Some(colon) = line.iter().position(|byte| *byte == b':') else {
+        let Some(colon) = memchr::memchr(b':', line) else {
             // The name of a truncated line is longer than any that matters.
             return line.len() > MAX_LINE;
         };
