@@ -229,7 +229,8 @@ impl Chunks {
     fn usage(&mut self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.head);
         out.extend_from_slice(b"],\"usage\":");
-        out.extend_from_slice(usage(&self.plan).to_string().as_bytes());
+        // Serializing numbers into a Vec cannot fail.
+        let _ = serde_json::to_writer(&mut *out, &usage(&self.plan));
         self.tail = Vec::new();
         self.end(out);
     }

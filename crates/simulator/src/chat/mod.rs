@@ -6,6 +6,7 @@ mod whole;
 pub(crate) use chunks::Chunks;
 pub(crate) use whole::completion;
 
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::dice::Dice;
@@ -18,19 +19,41 @@ pub(super) fn id(plan: &Plan) -> String {
     format!("chatcmpl-{}", plan.dice(0).letters(29))
 }
 
-pub(super) fn usage(plan: &Plan) -> Value {
-    json!({
-        "prompt_tokens": plan.prompt_tokens,
-        "completion_tokens": plan.completion_tokens(),
-        "total_tokens": plan.prompt_tokens + plan.completion_tokens(),
-        "prompt_tokens_details": {"cached_tokens": 0, "audio_tokens": 0},
-        "completion_tokens_details": {
-            "reasoning_tokens": plan.reasoning_tokens(),
-            "audio_tokens": 0,
-            "accepted_prediction_tokens": 0,
-            "rejected_prediction_tokens": 0,
+/// Usage, with its members in OpenAI's order.
+#[derive(Serialize)]
+pub(super) struct Usage {
+    prompt_tokens: u64,
+    completion_tokens: u64,
+    total_tokens: u64,
+    prompt_tokens_details: PromptDetails,
+    completion_tokens_details: CompletionDetails,
+}
+
+#[derive(Default, Serialize)]
+struct PromptDetails {
+    cached_tokens: u64,
+    audio_tokens: u64,
+}
+
+#[derive(Default, Serialize)]
+struct CompletionDetails {
+    reasoning_tokens: u64,
+    audio_tokens: u64,
+    accepted_prediction_tokens: u64,
+    rejected_prediction_tokens: u64,
+}
+
+pub(super) fn usage(plan: &Plan) -> Usage {
+    Usage {
+        prompt_tokens: plan.prompt_tokens,
+        completion_tokens: plan.completion_tokens(),
+        total_tokens: plan.prompt_tokens + plan.completion_tokens(),
+        prompt_tokens_details: PromptDetails::default(),
+        completion_tokens_details: CompletionDetails {
+            reasoning_tokens: plan.reasoning_tokens(),
+            ..CompletionDetails::default()
         },
-    })
+    }
 }
 
 /// Returns the log probability of one token with its alternatives: made up, but repeatable and in
