@@ -39,9 +39,7 @@ impl Renderer {
         if read.is_end {
             return Ok(None);
         }
-        let known = self.templates.last();
-        let known = known.map_or(&[][..], |known| known.template.beginning());
-        let is_shown = |raw: &&[u8]| is_shown(meta, raw, read.is_alone, known);
+        let is_shown = |raw: &&[u8]| is_shown(view, seq, raw, read.is_alone);
         if let Some(raw) = read.raw.filter(is_shown) {
             out.put_frame(&*self.framing, &meta.id, &Frame::unnamed(seq, raw));
         }
@@ -67,7 +65,7 @@ impl Renderer {
         };
         let raw = full.raw.as_ref().filter(|_| meta.api == Api::Chat);
         let is_alone = matches!(full.events.as_slice(), [EventKind::Chunk]);
-        if let Some(raw) = raw.filter(|raw| is_shown(meta, raw, is_alone, &[])) {
+        if let Some(raw) = raw.filter(|raw| is_shown(view, seq, raw, is_alone)) {
             emit(seq, raw);
         }
         let mut rendered = Rendered::Open;
@@ -108,10 +106,10 @@ impl Renderer {
 }
 
 /// Whether a chat reader is shown a chunk. A usage chunk is a record of its own, and the upstream may
-/// send one that was not requested. `known` is what an earlier chunk of a delta began with, if any is
-/// known.
-fn is_shown(meta: &Meta, chunk: &[u8], is_alone: bool, known: &[u8]) -> bool {
-    !is_alone || meta.include_usage || !is_usage_chunk(chunk, known)
+/// send one that was not requested.
+fn is_shown(view: &impl View, seq: Seq, chunk: &[u8], is_alone: bool) -> bool {
+    let is_usage = || view.is_usage_chunk(seq) || is_usage_chunk(chunk);
+    !is_alone || view.meta().include_usage || !is_usage()
 }
 
 /// Returns the payload after the terminal record's own chunk: `[DONE]` after an answer, else an

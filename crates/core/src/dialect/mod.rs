@@ -130,6 +130,10 @@ pub(crate) trait View {
 
     /// Calls `f` with the index of a Responses upstream's items, which all readers share.
     fn item_index<T>(&self, f: impl FnOnce(&mut ItemIndex) -> T) -> T;
+
+    /// Returns true if the record with this number is known to be a chunk that reports the usage and
+    /// nothing else. False says nothing.
+    fn is_usage_chunk(&self, seq: Seq) -> bool;
 }
 
 /// Adds the constant bytes of the responses dialect to a template. `head` is the head of the

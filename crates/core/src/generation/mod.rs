@@ -97,6 +97,8 @@ pub struct Generation {
     render_cache: RenderCache,
     /// Made by the first reader that needs it.
     item_index: Mutex<Option<Box<ItemIndex>>>,
+    /// The number of a record that is known to be a usage chunk, and one: zero is none.
+    usage_chunk: AtomicU64,
     /// The time to the first token in nanoseconds, and one: zero is none.
     first_token: AtomicU64,
     /// Until the end is observed.
@@ -149,6 +151,7 @@ impl Generation {
             ended: Notify::new(),
             render_cache: RenderCache::default(),
             item_index: Mutex::default(),
+            usage_chunk: AtomicU64::new(0),
             first_token: AtomicU64::new(0),
             token_intervals: Mutex::default(),
             unstored: AtomicU8::new(0),
@@ -263,6 +266,11 @@ impl Generation {
     /// is given up.
     pub(crate) fn give_up_log(&self) -> bool {
         self.control.give_up_log()
+    }
+
+    /// Notes that the record with this number is a chunk that reports the usage and nothing else.
+    fn note_usage_chunk(&self, number: Seq) {
+        self.usage_chunk.store(number.0 + 1, Ordering::Release);
     }
 
     /// The time from asking the upstream to the first token, if there was one.
@@ -748,6 +756,10 @@ impl View for Generation {
 
     fn item_index<T>(&self, f: impl FnOnce(&mut ItemIndex) -> T) -> T {
         f(self.item_index.lock().get_or_insert_default())
+    }
+
+    fn is_usage_chunk(&self, seq: Seq) -> bool {
+        self.usage_chunk.load(Ordering::Acquire) == seq.0 + 1
     }
 }
 

@@ -24,7 +24,7 @@ use crate::model::record::{BatchPosition, CorruptRecord, RecordBatch, Records};
 /// The size at which one poll stops adding records.
 const POLL_BYTES: usize = 64 * 1024;
 /// Room for the frames of several records.
-const FRAMES_BYTES: usize = 2048;
+const FRAMES_BYTES: usize = 4096;
 /// Frames that a poll returned are counted from this size on.
 const COUNT_FROM: usize = 4 * 1024;
 /// Bytes of records that one poll reads without a frame for the reader. Then others run.

@@ -231,7 +231,7 @@ impl Writer {
         if records.batch().is_empty() {
             return Ok(false);
         }
-        self.publish_templates(records);
+        self.publish(records);
         let mut changes = records.take_changes();
         if let Some(watcher) = &mut self.watcher
             && let Some(cut) = watcher.observe(records.batch(), &changes, &self.templates)
@@ -286,7 +286,7 @@ impl Writer {
 
     /// Appends the collected records, which end with the terminal event, and seals the log.
     pub(crate) fn seal(&mut self, records: &mut RecordWriter) {
-        self.publish_templates(records);
+        self.publish(records);
         let changes = records.take_changes();
         if let Some(watcher) = &mut self.watcher {
             // What a rule would stop has ended.
@@ -409,8 +409,9 @@ impl Writer {
         }
     }
 
-    /// Publishes new templates. Must precede the records that use them.
-    fn publish_templates(&mut self, records: &mut RecordWriter) {
+    /// Publishes what readers of the next records need: new templates, and which of them is known to be
+    /// a usage chunk. Must precede the records.
+    fn publish(&mut self, records: &mut RecordWriter) {
         for (head, template) in records.take_templates() {
             let known = Arc::new(known_template(
                 &self.generation.meta().id,
@@ -419,6 +420,9 @@ impl Writer {
             ));
             self.templates.push(known.clone());
             self.generation.add_template(known);
+        }
+        if let Some(number) = records.take_usage_chunk() {
+            self.generation.note_usage_chunk(number);
         }
     }
 

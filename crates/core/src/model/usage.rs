@@ -61,15 +61,12 @@ impl TokenUsage {
     /// Reads what [`to_json`](Self::to_json) has written, without parsing: nearly every request
     /// ends with one. `None` says nothing.
     fn parse_own(json: &str) -> Option<Self> {
-        let mut rest = json;
-        let mut figures = [0; SHAPE.len()];
-        for (part, figure) in SHAPE.iter().zip(&mut figures) {
-            rest = rest.strip_prefix(part)?;
-            let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
-            *figure = rest[..digits].parse().ok()?;
-            rest = &rest[digits..];
-        }
-        let [input, cached, output, ..] = figures;
+        // One after the other: a comparison with a constant is no call.
+        let (input, rest) = leading_number(json.strip_prefix(SHAPE[0])?)?;
+        let (cached, rest) = leading_number(rest.strip_prefix(SHAPE[1])?)?;
+        let (output, rest) = leading_number(rest.strip_prefix(SHAPE[2])?)?;
+        let (_, rest) = leading_number(rest.strip_prefix(SHAPE[3])?)?;
+        let (_, rest) = leading_number(rest.strip_prefix(SHAPE[4])?)?;
         (rest == "}").then_some(Self {
             input,
             cached: cached.min(input),
@@ -89,6 +86,19 @@ impl TokenUsage {
             output: reported.output_tokens,
         })
     }
+}
+
+/// Returns the number that a text begins with, and the rest.
+fn leading_number(text: &str) -> Option<(u64, &str)> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit);
+    let (mut number, mut length) = (0_u64, 0);
+    for digit in digits {
+        number = number
+            .checked_mul(10)?
+            .checked_add(u64::from(digit - b'0'))?;
+        length += 1;
+    }
+    (length > 0).then(|| (number, &text[length..]))
 }
 
 #[cfg(test)]

@@ -14,11 +14,17 @@
 use std::fmt;
 
 use super::{CorruptRecord, FullRecord, TAG_DELTA, TAG_FIRST_DELTA, TAG_FULL, Template, varint};
+#[cfg(doc)]
+use crate::model::event::EventKind;
 use crate::model::id::Seq;
 
 const HAS_EVENTS: u64 = 1;
 const HAS_SKIP: u64 = 2;
 const FLAG_BITS: u32 = 2;
+
+/// What a full record begins with if its one event is [`EventKind::Chunk`]: the number of events,
+/// the place of the event's variant, and that there is a chunk.
+const CHUNK_HEAD: [u8; 4] = [TAG_FULL, 1, 11, 1];
 
 /// Encoded records in order: the unit of appending and reading. Batches are reused, so that a token
 /// costs no allocation.
@@ -245,6 +251,20 @@ impl RecordBatch {
         self.bytes[start..].rotate_right(head);
     }
 
+    /// Leaves room for this many bytes of further records.
+    pub(crate) fn reserve(&mut self, bytes: usize) {
+        self.bytes.reserve(bytes);
+    }
+
+    /// As [`push_full`](Self::push_full), of a record that is [`EventKind::Chunk`] alone.
+    pub(crate) fn push_chunk(&mut self, raw: &[u8]) {
+        let size = raw.len() as u64;
+        self.push_head(1, CHUNK_HEAD.len() + varint::size(size) + raw.len());
+        self.bytes.extend_from_slice(&CHUNK_HEAD);
+        varint::push(&mut self.bytes, size);
+        self.bytes.extend_from_slice(raw);
+    }
+
     #[inline]
     fn push_head(&mut self, events: u64, length: usize) {
         let skip = std::mem::take(&mut self.skip);
@@ -418,6 +438,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::model::event::EventKind;
 
     /// Skip, events, payload.
     fn records() -> impl Strategy<Value = Vec<(u64, u64, Vec<u8>)>> {
@@ -491,6 +512,24 @@ mod tests {
         #[test]
         fn random_block_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..60), first in any::<u64>()) {
             let _ = RecordBatch::parse(Seq(first), bytes);
+        }
+    }
+
+    #[test]
+    fn lone_chunk_is_written_as_every_full_record() {
+        for length in [0, 1, 22, 23, 24, 127, 128, 16_384] {
+            let raw = vec![b'x'; length];
+            let (mut short, mut full) = (RecordBatch::default(), RecordBatch::default());
+            for batch in [&mut short, &mut full] {
+                batch.skip(u64::from(length == 22));
+            }
+            short.push_chunk(&raw);
+            full.push_full(&FullRecord {
+                events: vec![EventKind::Chunk],
+                raw: Some(serde_bytes::Bytes::new(&raw)),
+            });
+            assert_eq!(short.as_block(), full.as_block(), "{length}");
+            assert_eq!(short.next_seq(), full.next_seq());
         }
     }
 

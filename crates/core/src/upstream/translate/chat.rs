@@ -77,6 +77,7 @@ pub struct ChatTranslator {
 /// A chunk that waits for the next one.
 #[derive(Debug)]
 enum HeldChunk {
+    /// It reports the usage and nothing else.
     Usage(Vec<u8>),
     /// The upstream's own error object, which replaces the gateway's in the chat dialect.
     Error(Vec<u8>),
@@ -556,8 +557,10 @@ impl ChatTranslator {
     }
 
     fn release_held(&mut self, records: &mut RecordWriter) {
-        if let Some(held) = self.held.take() {
-            records.record(Some(&held.into_chunk()));
+        match self.held.take() {
+            Some(HeldChunk::Usage(chunk)) => records.usage_chunk(&chunk),
+            Some(HeldChunk::Error(chunk)) => records.record(Some(&chunk)),
+            None => {}
         }
     }
 

@@ -78,10 +78,9 @@ pub(crate) fn is_completion(raw: &[u8]) -> Option<bool> {
     (!choices.is_empty()).then(|| choices.iter().all(chunk::Choice::is_complete))
 }
 
-/// Returns true if a raw chunk reports the usage and nothing else. `known` is the beginning of a chunk
-/// of a delta before it, or empty: with it the check is faster.
-pub(crate) fn is_usage_chunk(raw: &[u8], known: &[u8]) -> bool {
-    usage_chunk::is_plain(raw, known) || is_parsed_usage_chunk(raw)
+/// Returns true if a raw chunk reports the usage and nothing else.
+pub(crate) fn is_usage_chunk(raw: &[u8]) -> bool {
+    usage_chunk::is_plain(raw) || is_parsed_usage_chunk(raw)
 }
 
 fn is_parsed_usage_chunk(raw: &[u8]) -> bool {

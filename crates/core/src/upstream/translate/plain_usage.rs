@@ -11,26 +11,52 @@ pub(super) struct PlainUsage {
     pub(super) reasoning: Option<u64>,
 }
 
-/// The members of usage, in OpenAI's order.
-const MEMBERS: [&[u8]; 5] = [
-    br#""prompt_tokens":"#,
-    br#""completion_tokens":"#,
-    br#""total_tokens":"#,
-    br#""prompt_tokens_details":"#,
-    br#""completion_tokens_details":"#,
-];
-
-/// Members of the details, of which each object may have any. `CACHED` and `REASONING` are their
-/// places.
-const DETAILS: [&[u8]; 5] = [
-    br#""cached_tokens":"#,
-    br#""reasoning_tokens":"#,
-    br#""audio_tokens":"#,
-    br#""accepted_prediction_tokens":"#,
-    br#""rejected_prediction_tokens":"#,
-];
+/// The places of the members of usage.
+const INPUT: usize = 0;
+const OUTPUT: usize = 1;
+const TOTAL: usize = 2;
+const INPUT_DETAILS: usize = 3;
+const OUTPUT_DETAILS: usize = 4;
+/// The places of the members of details, of which each object may have any.
 const CACHED: usize = 0;
 const REASONING: usize = 1;
+const IGNORED: usize = 2;
+
+/// The place of the member that a text begins with, and what follows the name.
+type Member<'a> = Option<(usize, &'a [u8])>;
+
+/// Takes the name that the text begins with, which is one of these. A comparison with a constant is
+/// no call.
+macro_rules! member {
+    ($text:ident, $($name:literal => $place:expr,)+) => {{
+        $(if let Some(rest) = $text.strip_prefix(concat!("\"", $name, "\":").as_bytes()) {
+            return Some(($place, rest));
+        })+
+        None
+    }};
+}
+
+/// A member of usage.
+fn usage_member(text: &[u8]) -> Member<'_> {
+    member!(text,
+        "prompt_tokens" => INPUT,
+        "completion_tokens" => OUTPUT,
+        "total_tokens" => TOTAL,
+        "prompt_tokens_details" => INPUT_DETAILS,
+        "completion_tokens_details" => OUTPUT_DETAILS,
+    )
+}
+
+/// A member of details.
+fn details_member(text: &[u8]) -> Member<'_> {
+    member!(text,
+        "cached_tokens" => CACHED,
+        "reasoning_tokens" => REASONING,
+        "audio_tokens" => IGNORED,
+        "accepted_prediction_tokens" => IGNORED,
+        "rejected_prediction_tokens" => IGNORED,
+    )
+}
 
 /// Maximum digits of a figure. Longer ones are left to the parser.
 const MAX_DIGITS: usize = 18;
@@ -41,10 +67,10 @@ pub(super) fn read(json: &[u8]) -> Option<(PlainUsage, &[u8])> {
     let mut figures = [None; 3];
     let mut details = [None; 2];
     let mut scanner = Scanner { rest: json };
-    scanner.object(&MEMBERS, |scanner, member| match member {
-        3 => scanner.details(&mut details[0], CACHED),
-        4 => scanner.details(&mut details[1], REASONING),
-        _ => scanner.figure(figures.get_mut(member)?),
+    scanner.object(usage_member, |scanner, place| match place {
+        INPUT_DETAILS => scanner.details(&mut details[0], CACHED),
+        OUTPUT_DETAILS => scanner.details(&mut details[1], REASONING),
+        _ => scanner.figure(figures.get_mut(place)?),
     })?;
     let ([input, output, total], [cached, reasoning]) = (figures, details);
     let usage = PlainUsage {
@@ -62,24 +88,18 @@ struct Scanner<'a> {
 }
 
 impl Scanner<'_> {
-    /// Reads an object that has members, all of these names. `value` reads the value of each, by the
-    /// place of its name.
+    /// Reads an object that has members, all of which `member` knows. `value` reads the value of each,
+    /// by its place.
     fn object(
         &mut self,
-        names: &[&[u8]],
+        member: impl Fn(&[u8]) -> Member<'_>,
         mut value: impl FnMut(&mut Self, usize) -> Option<()>,
     ) -> Option<()> {
         self.rest = self.rest.strip_prefix(b"{")?;
-        let mut likely = 0;
         loop {
-            let begins = |name: &&[u8]| self.rest.starts_with(name);
-            let place = match names.get(likely).is_some_and(begins) {
-                true => likely,
-                false => names.iter().position(begins)?,
-            };
-            self.rest = self.rest.get(names.get(place)?.len()..)?;
+            let place;
+            (place, self.rest) = member(self.rest)?;
             value(self, place)?;
-            likely = place + 1;
             match self.rest.split_first()? {
                 (b',', rest) => self.rest = rest,
                 (b'}', rest) => {
@@ -102,7 +122,7 @@ impl Scanner<'_> {
         if figure.is_some() {
             return None;
         }
-        self.object(&DETAILS, |scanner, place| {
+        self.object(details_member, |scanner, place| {
             let mut ignored = None;
             let figure = if place == kept {
                 &mut *figure

@@ -31,11 +31,18 @@ pub struct RecordWriter {
     /// Templates that were not published to readers yet.
     unpublished: Vec<(Option<ItemHead>, Template)>,
     heads: Vec<ItemHead>,
+    /// The number of a chunk of the batch that reports the usage and nothing else: the last such.
+    usage_chunk: Option<Seq>,
     /// Without one, the batch holds the complete stream.
     history: Option<Arc<dyn History>>,
     /// The items of a Responses upstream after the batch, as far as they were asked for.
     relayed: Option<Box<KnownItems>>,
 }
+
+/// Bytes of most terminal records, with the head of the record before it.
+const END_BYTES: usize = 256;
+/// Events of most terminal records, and one of the record before it.
+const END_CHANGES: usize = 2;
 
 /// Items of a Responses upstream.
 #[derive(Default)]
@@ -127,12 +134,14 @@ impl RecordWriter {
     pub(crate) fn cut(&mut self, at: BatchPosition) {
         self.batch.truncate(at);
         self.events.clear();
+        self.usage_chunk = None;
     }
 
     /// Removes the records after they were appended. Numbers continue.
     pub fn clear(&mut self) {
         self.batch.clear();
         self.changes = Vec::new();
+        self.usage_chunk = None;
     }
 
     /// Returns true if nothing was collected since the last [`RecordWriter::clear`].
@@ -206,14 +215,32 @@ impl RecordWriter {
         self.batch.push_delta(template, holes);
     }
 
+    /// Takes the number of the chunk of the batch that reports the usage and nothing else.
+    pub(crate) fn take_usage_chunk(&mut self) -> Option<Seq> {
+        self.usage_chunk.take()
+    }
+
+    /// Closes the current record with a chunk that reports the usage and nothing else.
+    pub(crate) fn usage_chunk(&mut self, raw: &[u8]) {
+        // With events it is no record of its own.
+        if self.events.is_empty() {
+            self.usage_chunk = Some(self.next_seq());
+        }
+        // Nearly always the end follows.
+        self.batch.reserve(raw.len() + END_BYTES);
+        self.changes.reserve_exact(END_CHANGES);
+        self.record(Some(raw));
+    }
+
     /// Closes the current record. Without events it is dropped, or becomes a `tokenwire:chunk` if
     /// there is a raw chunk.
     pub fn record(&mut self, raw: Option<&[u8]>) {
         if self.events.is_empty() {
-            if raw.is_none() {
-                return;
+            if let Some(raw) = raw {
+                self.batch.push_chunk(raw);
+                self.changes.push(Change::Event(EventKind::Chunk));
             }
-            self.events.push(EventKind::Chunk);
+            return;
         }
         let record = FullRecord {
             events: std::mem::take(&mut self.events),
@@ -395,5 +422,30 @@ impl OpenItem {
             private,
         });
         (item, events)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn usage_chunk_is_known_if_it_is_a_record_of_its_own() {
+        let mut records = RecordWriter::new();
+        records.event(EventKind::Created);
+        records.record(None);
+        records.usage_chunk(b"{}");
+        assert_eq!(records.take_usage_chunk(), Some(Seq(1)));
+        assert_eq!(records.take_usage_chunk(), None);
+        let chunks = records.take_changes();
+        assert!(matches!(&chunks[1..], [Change::Event(EventKind::Chunk)]));
+
+        records.event(EventKind::InProgress);
+        records.usage_chunk(b"{}");
+        assert_eq!(records.take_usage_chunk(), None);
+        records.usage_chunk(b"{}");
+        records.clear();
+        assert_eq!(records.take_usage_chunk(), None, "it was not appended");
+        assert_eq!(records.next_seq(), Seq(4));
     }
 }

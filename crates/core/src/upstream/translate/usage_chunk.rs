@@ -12,8 +12,9 @@ use crate::model::json;
 
 /// The end of the usage chunk: no choices, and the usage.
 const MEMBERS: &str = r#""choices":[],"usage":{"#;
-/// The part of it that every chunk has.
-const CHOICES: &str = r#""choices":["#;
+/// The part of it that every chunk has, and what follows that.
+const CHOICES: &[u8] = br#""choices":["#;
+const USAGE: &[u8] = br#"],"usage":"#;
 /// The member that may follow the usage.
 const PADDING: &[u8] = br#","obfuscation":""#;
 /// Names that make it something else: of a repeated member the last one counts, and an error is no
@@ -31,9 +32,8 @@ static FINDERS: LazyLock<Finders> = LazyLock::new(|| Finders {
 });
 
 /// Returns true for a valid chunk that reports the usage and nothing else, written as OpenAI does.
-/// False says nothing. `known` is the beginning of a chunk of a delta, or empty: what begins like it
-/// is checked faster.
-pub(super) fn is_plain(chunk: &[u8], known: &[u8]) -> bool {
+/// False says nothing.
+pub(super) fn is_plain(chunk: &[u8]) -> bool {
     let finders = &*FINDERS;
     let Some(found) = finders.members.find(chunk) else {
         return false;
@@ -46,30 +46,20 @@ pub(super) fn is_plain(chunk: &[u8], known: &[u8]) -> bool {
             .any(|other| other.find(text).is_some())
     };
     are_flat(before)
-        && (is_known(chunk, found, known) || !has_others(before))
         && memchr::memchr(b'\\', after).is_none()
+        && !has_others(before)
         && !has_others(after)
-}
-
-/// Whether a chunk begins as the known one does, up to the list of its choices: what that one began
-/// with was no error, nor would it be one here.
-fn is_known(chunk: &[u8], found: usize, known: &[u8]) -> bool {
-    let common = found + CHOICES.len();
-    known
-        .get(..common)
-        .is_some_and(|known| known == &chunk[..common])
 }
 
 /// Returns the usage if that is all the chunk reports, written as OpenAI does, and it begins as
 /// `known` does, the beginning of a valid chunk of a delta. `None` says nothing.
 pub(super) fn read(chunk: &[u8], known: &[u8]) -> Option<Usage> {
-    let finders = &*FINDERS;
-    let found = finders.members.find(chunk)?;
-    if !is_known(chunk, found, known) || !are_flat(&chunk[..found]) {
+    let (same, rest) = chunk.split_at(common_len(chunk, known));
+    // What the known chunk began with was no error, nor is it one here.
+    if !are_flat(same.strip_suffix(CHOICES)?) {
         return None;
     }
-    // The brace belongs to the usage.
-    let (usage, rest) = plain_usage::read(&chunk[found + MEMBERS.len() - 1..])?;
+    let (usage, rest) = plain_usage::read(rest.strip_prefix(USAGE)?)?;
     let rest = match rest.strip_prefix(PADDING) {
         Some(padding) => {
             let (padding, rest) = padding.split_at(json::string_inside_len(padding)?);
@@ -79,6 +69,14 @@ pub(super) fn read(chunk: &[u8], known: &[u8]) -> Option<Usage> {
         None => rest,
     };
     (rest == b"}").then(|| usage.into())
+}
+
+/// Returns the number of bytes with which both begin.
+fn common_len(a: &[u8], b: &[u8]) -> usize {
+    let blocks = a.as_chunks::<16>().0.iter().zip(b.as_chunks::<16>().0);
+    let blocks = 16 * blocks.take_while(|(a, b)| a == b).count();
+    let rest = a[blocks..].iter().zip(&b[blocks..]);
+    blocks + rest.take_while(|(a, b)| a == b).count()
 }
 
 /// Whether the members that a chunk begins with hold neither objects, lists nor escapes.
@@ -99,7 +97,7 @@ mod tests {
             r#"{"choices":[],"usage":{}}"#,
             r#"{"id":"chatcmpl-1","object":"chat.completion.chunk","created":1,"model":"m","service_tier":"default","system_fingerprint":null,"choices":[],"usage":{"prompt_tokens":19,"completion_tokens":10,"total_tokens":29,"prompt_tokens_details":{"cached_tokens":0}},"obfuscation":"x"}"#,
         ] {
-            assert!(is_plain(chunk.as_bytes(), &[]), "{chunk}");
+            assert!(is_plain(chunk.as_bytes()), "{chunk}");
             assert!(is_parsed_usage_chunk(chunk.as_bytes()), "{chunk}");
         }
     }
@@ -116,7 +114,7 @@ mod tests {
                 Usage::parse(serde_json::from_str(usage).unwrap()).map(Usage::to_responses);
             assert!(parsed.is_some());
             assert_eq!(read(&chunk), parsed, "{chunk}");
-            let is_plain = is_plain(chunk.as_bytes(), KNOWN);
+            let is_plain = is_plain(chunk.as_bytes());
             assert_eq!(is_plain, !rest.contains('\\'), "{chunk}");
             assert!(is_parsed_usage_chunk(chunk.as_bytes()), "{chunk}");
         }
@@ -134,7 +132,7 @@ mod tests {
             let chunk = format!(
                 r#"{{"id":"chatcmpl-1","model":"m","choices":[],"usage":{usage},{further}}}"#
             );
-            assert!(!is_plain(chunk.as_bytes(), KNOWN), "{chunk}");
+            assert!(!is_plain(chunk.as_bytes()), "{chunk}");
         }
     }
 
@@ -155,15 +153,7 @@ mod tests {
             "",
             "null",
         ] {
-            assert!(!is_plain(chunk.as_bytes(), &[]), "{chunk}");
-            // As after a delta that began in the same way, which an error does not.
-            let known = if chunk.starts_with(r#"{"error"#) {
-                ""
-            } else {
-                chunk
-            };
-            let is_plain = is_plain(chunk.as_bytes(), known.as_bytes());
-            assert!(!is_plain, "{chunk}");
+            assert!(!is_plain(chunk.as_bytes()), "{chunk}");
         }
     }
 }
