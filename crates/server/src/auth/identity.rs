@@ -30,7 +30,7 @@ pub struct Identity {
     /// Ends what the ticket has open.
     of_ticket: Option<Arc<Revocation>>,
     /// The counters of what it uses, once they were looked up.
-    client: Option<Arc<ClientMeter>>,
+    client: Option<ClientMeter>,
 }
 
 // === impl Identity ===
@@ -136,22 +136,22 @@ impl Identity {
     }
 
     /// Looks up its counters, for the request that it sent.
-    pub(crate) fn look_up(&mut self, limits: &Arc<Limits>) -> Option<&Arc<ClientMeter>> {
-        self.client = self.client(limits).map(Arc::new);
+    pub(crate) fn look_up(&mut self, limits: &Arc<Limits>) -> Option<&ClientMeter> {
+        self.client = self.client(limits);
         self.client.as_ref()
     }
 
     /// Returns what admits the generations that it starts.
     pub(crate) fn meter(&self, limits: &Arc<Limits>) -> Option<Arc<dyn Meter>> {
         let known = self.client.clone();
-        let client = known.or_else(|| self.client(limits).map(Arc::new))?;
+        let client = known.or_else(|| self.client(limits))?;
         if self.key.is_none() && self.ticket.is_none() {
-            return Some(client);
+            return Some(Arc::new(client));
         }
         Some(Arc::new(CredentialMeter {
             key: self.key.clone(),
             ticket: self.ticket.clone(),
-            revocation: self.revocation().cloned(),
+            of_ticket: self.of_ticket.clone(),
             client,
         }))
     }
@@ -245,14 +245,15 @@ fn may_use(key: Option<&Key>, ticket: Option<&Ticket>, model: &str) -> bool {
 struct CredentialMeter {
     key: Option<Arc<Key>>,
     ticket: Option<Arc<Ticket>>,
-    revocation: Option<Arc<Revocation>>,
-    client: Arc<ClientMeter>,
+    /// Ends what the ticket has open.
+    of_ticket: Option<Arc<Revocation>>,
+    client: ClientMeter,
 }
 
 /// A generation that a credential started.
 #[derive(Debug)]
 struct CredentialMetered {
-    reservation: Arc<Reservation>,
+    reservation: Reservation,
     revocation: Option<Arc<Revocation>>,
     running: Mutex<Option<Running>>,
 }
@@ -263,7 +264,7 @@ impl CredentialMeter {
     /// Checks that the credential is still valid.
     fn check(&self) -> Result<(), ApiError> {
         let of_key = self.key.as_ref().map(|key| &key.revocation);
-        let known = self.revocation.iter().chain(of_key);
+        let known = self.of_ticket.iter().chain(of_key);
         if known.into_iter().any(|known| known.is_revoked()) {
             return Err(revoked());
         }
@@ -292,7 +293,8 @@ impl Meter for CredentialMeter {
         if let Err(error) = self.check() {
             return Admission::Now(Err(error));
         }
-        let revocation = self.revocation.clone();
+        let of_key = || self.key.as_ref().map(|key| &key.revocation);
+        let revocation = self.of_ticket.as_ref().or_else(of_key).cloned();
         let metered = |reservation| {
             let running = Mutex::default();
             Arc::new(CredentialMetered {

@@ -134,7 +134,7 @@ pub async fn request_middleware(
             request.extensions_mut().insert(identity);
         }
         Ok(None) if service.auth.is_none() && request.path().starts_with("/v1/") => {
-            limited = service.limits.anonymous().map(Arc::new);
+            limited = service.limits.anonymous();
         }
         Ok(None) => {}
         Err(error) if refusal.is_none() && closes_socket(&request, &error) => {
@@ -144,7 +144,7 @@ pub async fn request_middleware(
     }
     let has_cookies = service.auth.is_some();
     let limited = limited.filter(|client| client.is_limited());
-    let limited = limited.as_deref();
+    let limited = limited.as_ref();
     let server = &service.config.server;
     let late = limit_body(&mut request, server.body_timeout, server.min_body_rate);
     let mut response = match refusal {

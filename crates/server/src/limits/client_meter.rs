@@ -33,9 +33,13 @@ struct Planned {
 }
 
 /// A reservation, or why there is none.
-pub(crate) type Reserved = Result<Arc<Reservation>, ApiError>;
+pub(crate) type Reserved = Result<Reservation, ApiError>;
 
 /// A reservation that is decided, or that the counters of all nodes decide.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "it is moved once; a box would be one more allocation per request"
+)]
 pub(crate) enum Reserving {
     Now(Reserved),
     Later(BoxFuture<'static, Reserved>),
@@ -43,7 +47,11 @@ pub(crate) enum Reserving {
 
 /// Admits what a client starts, within the limits of its key and its owner.
 #[derive(Clone, Debug)]
-pub struct ClientMeter {
+pub struct ClientMeter(Arc<Client>);
+
+/// A client, as its requests are counted.
+#[derive(Debug)]
+pub(super) struct Client {
     pub(super) limits: Arc<Limits>,
     pub(super) key: Option<Arc<str>>,
     pub(super) owner: Option<Arc<str>>,
@@ -66,12 +74,12 @@ impl Limits {
             self.party(limits, false, || SubjectId::Key(id.clone()))
         });
         let of_owner = self.party(settings.per_owner, true, || SubjectId::Owner(owner.clone()));
-        ClientMeter {
+        ClientMeter(Arc::new(Client {
             limits: self.clone(),
             key: key.map(|(id, _)| id),
             owner,
             parties: Parties([of_key, of_owner]),
-        }
+        }))
     }
 
     /// Returns the meter of clients without a credential, where those are counted: if owners are
@@ -89,13 +97,13 @@ impl ClientMeter {
     /// Whether requests, tokens, streams or costs of the client are limited.
     #[must_use]
     pub fn is_limited(&self) -> bool {
-        self.parties.iter().next().is_some()
+        self.0.parties.iter().next().is_some()
     }
 
     /// Replaces the `x-ratelimit-*` headers of a response by those of the client's limits.
     pub fn write_headers(&self, headers: &mut HeaderMap) {
         let now = rate::now();
-        let left = self.parties.iter().map(|party| {
+        let left = self.0.parties.iter().map(|party| {
             let counters = party.subject.lock();
             counters.left(&party.limits, now)
         });
@@ -108,7 +116,7 @@ impl ClientMeter {
             Ok(planned) => planned,
             Err(error) => return Reserving::Now(Err(error)),
         };
-        match self.limits.shared() {
+        match self.0.limits.shared() {
             Some(shared) if self.is_limited() => {
                 let reserved = self.clone().reserve_shared(shared.clone(), planned);
                 // What is reserved is given back also if the client has gone by then.
@@ -124,10 +132,10 @@ impl ClientMeter {
 
     /// Returns what a request needs.
     fn plan(&self, start: &MeteredStart<'_>) -> Result<Planned, ApiError> {
-        let limits = &self.limits;
+        let limits = &self.0.limits;
         let settings = limits.settings();
         let price = settings.prices.of(start.model).copied();
-        let has_budget = self.parties.iter().any(|party| party.limits.has_budget());
+        let has_budget = self.0.parties.iter().any(|party| party.limits.has_budget());
         if has_budget && price.is_none() {
             return Err(limits.refusals().price(start.model));
         }
@@ -145,7 +153,7 @@ impl ClientMeter {
             tokens: input.saturating_add(output),
             cost: price.map_or(0, |price| cost(&price, usage)),
         };
-        for party in self.parties.iter() {
+        for party in self.0.parties.iter() {
             check_size(&party.limits, amount, party.is_owner, limits.refusals())?;
         }
         Ok(Planned {
@@ -161,9 +169,9 @@ impl ClientMeter {
     fn reserve_here(&self, planned: Planned) -> Reserved {
         let at = Moment::present();
         {
-            let mut locked = self.parties.lock();
+            let mut locked = self.0.parties.lock();
             for (party, counters) in locked.iter_mut().flatten() {
-                let refusals = self.limits.refusals();
+                let refusals = self.0.limits.refusals();
                 counters.check(&party.limits, planned.amount, at, party.is_owner, refusals)?;
             }
             for (party, counters) in locked.iter_mut().flatten() {
@@ -176,12 +184,12 @@ impl ClientMeter {
     /// Reserves in the counters of all nodes.
     async fn reserve_shared(self, shared: Arc<SharedCounters>, planned: Planned) -> Reserved {
         let at = Moment::present();
-        let (used, room) = match shared.admit(&self.parties, planned.amount, at).await {
+        let (used, room) = match shared.admit(&self.0.parties, planned.amount, at).await {
             Ok(reply) => reply,
             Err(error) => {
                 tracing::debug!(%error, "the counters of all nodes cannot be reached");
                 // Redis may have taken the request, and only the reply is missing.
-                for (_, counters) in self.parties.lock().iter_mut().flatten() {
+                for (_, counters) in self.0.parties.lock().iter_mut().flatten() {
                     counters.touch(at);
                 }
                 return match shared.store_away() {
@@ -191,29 +199,28 @@ impl ClientMeter {
             }
         };
         let at = Moment::present();
-        for ((_, counters), used) in self.parties.lock().iter_mut().flatten().zip(&used) {
+        for ((_, counters), used) in self.0.parties.lock().iter_mut().flatten().zip(&used) {
             counters.mirror(used, at);
             if room.is_ok() {
                 counters.begin_shared(planned.amount);
             }
         }
         if let Err(found) = &room
-            && let Some(party) = self.parties.iter().nth(found.party)
+            && let Some(party) = self.0.parties.iter().nth(found.party)
         {
-            let refusals = self.limits.refusals();
+            let refusals = self.0.limits.refusals();
             return Err(refusals.no_room(&party.limits, party.is_owner, found));
         }
         Ok(self.reservation(planned, at, true))
     }
 
-    fn reservation(&self, planned: Planned, at: Moment, is_shared: bool) -> Arc<Reservation> {
-        Arc::new(Reservation {
-            limits: self.limits.clone(),
-            parties: self.parties.clone(),
+    fn reservation(&self, planned: Planned, at: Moment, is_shared: bool) -> Reservation {
+        Reservation {
+            client: self.0.clone(),
             row: RowKey {
                 day: at.day.0,
-                key: self.key.clone(),
-                owner: self.owner.clone(),
+                key: self.0.key.clone(),
+                owner: self.0.owner.clone(),
                 model: planned.model,
             },
             price: planned.price,
@@ -222,7 +229,7 @@ impl ClientMeter {
             shared: is_shared.then_some(planned.amount),
             state: Mutex::new(State::new(planned.amount, planned.output)),
             generation: OnceLock::new(),
-        })
+        }
     }
 }
 
@@ -233,17 +240,17 @@ fn counters_away() -> ApiError {
 
 impl Meter for ClientMeter {
     fn needs_usage(&self) -> bool {
-        self.parties.iter().any(|party| party.limits.has_tokens())
+        self.0.parties.iter().any(|party| party.limits.has_tokens())
     }
 
     fn admit(&self, start: &MeteredStart<'_>) -> Admission {
         match self.reserve(start) {
             Reserving::Now(reserved) => {
-                Admission::Now(reserved.map(|reserved| reserved as Arc<dyn Metered>))
+                Admission::Now(reserved.map(|reserved| Arc::new(reserved) as Arc<dyn Metered>))
             }
             Reserving::Later(reserved) => Admission::Later(Box::pin(async move {
                 let reserved = reserved.await?;
-                Ok(reserved as Arc<dyn Metered>)
+                Ok(Arc::new(reserved) as Arc<dyn Metered>)
             })),
         }
     }

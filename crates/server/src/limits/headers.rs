@@ -53,9 +53,9 @@ pub(super) fn write_headers(
     for (ends, left) in ends.iter_mut().zip(least) {
         let Some(left) = left else { continue };
         let [limit, remaining, reset] = ends;
-        write_number(left.limit.into(), &mut text);
+        write_number(left.limit, &mut text);
         *limit = text.len();
-        write_number(left.remaining.into(), &mut text);
+        write_number(left.remaining, &mut text);
         *remaining = text.len();
         write_time(left.reset, &mut text);
         *reset = text.len();
@@ -76,13 +76,13 @@ pub(super) fn write_headers(
     }
 }
 
-fn write_number(figure: u128, out: &mut String) {
+fn write_number(figure: u64, out: &mut String) {
     out.push_str(itoa::Buffer::new().format(figure));
 }
 
 /// Writes a time as OpenAI does: `12ms`, `7.66s`, `6m0s`.
 fn write_time(time: Duration, out: &mut String) {
-    let millis = time.as_millis();
+    let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     if millis < 1000 {
         write_number(millis, out);
         out.push_str("ms");

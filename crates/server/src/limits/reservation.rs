@@ -9,11 +9,10 @@ use tokenwire_core::generation::{Generation, OutputMeter};
 use tokenwire_core::model::id::random_id;
 use tokenwire_core::model::usage::TokenUsage;
 
+use super::client_meter::Client;
 use super::cost::cost;
-use super::parties::Parties;
 use super::shared_counters::{SettledParty, Settlement};
 use super::subject::{Amount, Moment};
-use super::table::Limits;
 use super::usage_records::RunningRecord;
 use super::usage_table::{RowKey, Usage};
 use crate::config::client_limits::{Overrun, Price};
@@ -24,8 +23,7 @@ const MIN_STEP: u64 = 64;
 /// The reservation of one answer. Dropped unused, it leaves no trace.
 #[derive(Debug)]
 pub(crate) struct Reservation {
-    pub(super) limits: Arc<Limits>,
-    pub(super) parties: Parties,
+    pub(super) client: Arc<Client>,
     pub(super) row: RowKey,
     pub(super) price: Option<Price>,
     /// The estimated tokens of the request.
@@ -81,7 +79,7 @@ impl Reservation {
             cost: self.cost(tokens),
         };
         let at = Moment::present();
-        for party in self.parties.iter() {
+        for party in self.client.parties.iter() {
             let mut counters = party.subject.lock();
             counters.settle(&party.limits, reserved, used, at);
         }
@@ -96,12 +94,12 @@ impl Reservation {
         };
         let usage = Usage::of(tokens, used.cost, is_estimated);
         self.share(&row, usage, false);
-        self.limits.used(&row, &usage);
+        self.client.limits.used(&row, &usage);
     }
 
     /// Tells the counters of all nodes what was used.
     fn share(&self, row: &RowKey, usage: Usage, is_cancelled: bool) {
-        let parties = self.parties.iter().map(|party| SettledParty {
+        let parties = self.client.parties.iter().map(|party| SettledParty {
             subject: party.id.clone(),
             limits: party.limits,
             reserved: self.shared,
@@ -109,7 +107,7 @@ impl Reservation {
         });
         let id = self.generation.get();
         let id = id.map(|generation| generation.meta().id.as_str().to_owned());
-        self.limits.share(|| Settlement {
+        self.client.limits.share(|| Settlement {
             id: id.unwrap_or_else(|| random_id("none_")),
             row: row.clone(),
             usage,
@@ -148,14 +146,18 @@ impl Reservation {
 
 impl OutputMeter for Reservation {
     fn reserved(&self) -> Option<u64> {
-        let has_tokens = self.parties.iter().any(|party| party.limits.has_tokens());
+        let has_tokens = self
+            .client
+            .parties
+            .iter()
+            .any(|party| party.limits.has_tokens());
         (has_tokens && self.output > 0).then_some(self.output)
     }
 
     fn extend(&self, output: u64) -> Option<u64> {
         let mut state = self.state.lock();
         let behind = output.saturating_sub(state.output);
-        let settings = self.limits.settings();
+        let settings = self.client.limits.settings();
         let step = (state.output / 4).clamp(MIN_STEP, settings.reserve_output.max(MIN_STEP));
         let step = step.saturating_add(behind);
         let more = Amount {
@@ -166,7 +168,7 @@ impl OutputMeter for Reservation {
             }),
         };
         let at = Moment::present();
-        let mut locked = self.parties.lock();
+        let mut locked = self.client.parties.lock();
         if settings.on_overrun == Overrun::Stop {
             for (party, counters) in locked.iter_mut().flatten() {
                 if !counters.has_room(&party.limits, more, at) {
@@ -195,7 +197,7 @@ impl Metered for Reservation {
     fn started(&self, generation: &Arc<Generation>) {
         let _ = self.generation.set(generation.clone());
         let id = generation.meta().id.as_str();
-        self.limits.running(id, || RunningRecord {
+        self.client.limits.running(id, || RunningRecord {
             row: self.row.clone(),
             input: self.input,
         });
@@ -213,7 +215,7 @@ impl Metered for Reservation {
     fn ended(&self, end: &GenerationEnd<'_>) {
         let (tokens, is_estimated) = self.used(end);
         self.settle(tokens, is_estimated);
-        self.limits.over(end.meta.id.as_str());
+        self.client.limits.over(end.meta.id.as_str());
     }
 }
 
@@ -224,7 +226,7 @@ impl Drop for Reservation {
             return;
         }
         let (reserved, at) = (state.reserved, Moment::present());
-        for party in self.parties.iter() {
+        for party in self.client.parties.iter() {
             let mut counters = party.subject.lock();
             counters.cancel(&party.limits, reserved, at);
         }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use foldhash::fast::RandomState;
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use tokenwire_core::model::error::{ApiError, ErrorCode};
 use tokenwire_core::model::id::Owner;
 use tokenwire_core::model::usage::TokenUsage;
@@ -33,7 +33,7 @@ const SWEEP: u32 = 60;
 /// The limits of all clients, with their counters. All workers share one.
 #[derive(Debug)]
 pub struct Limits {
-    settings: RwLock<Arc<LimitSettings>>,
+    settings: RwLock<LimitSettings>,
     subjects: Mutex<HashMap<SubjectId, Arc<Subject>, RandomState>>,
     usage: Mutex<UsageTable>,
     refusals: Refusals,
@@ -75,7 +75,7 @@ impl Limits {
     #[must_use]
     pub fn new(config: &Config) -> Arc<Self> {
         Arc::new(Self {
-            settings: RwLock::new(Arc::new(LimitSettings::of(config))),
+            settings: RwLock::new(LimitSettings::of(config)),
             subjects: Mutex::default(),
             usage: Mutex::default(),
             refusals: Refusals::default(),
@@ -89,11 +89,12 @@ impl Limits {
     /// Applies the limits and prices of another configuration to what is asked for from now on.
     /// Counters go on.
     pub(crate) fn configure(&self, config: &Config) {
-        *self.settings.write() = Arc::new(LimitSettings::of(config));
+        *self.settings.write() = LimitSettings::of(config);
     }
 
-    pub(super) fn settings(&self) -> Arc<LimitSettings> {
-        self.settings.read().clone()
+    /// Returns the settings, which are not replaced meanwhile.
+    pub(super) fn settings(&self) -> RwLockReadGuard<'_, LimitSettings> {
+        self.settings.read()
     }
 
     pub(super) fn party(
@@ -105,7 +106,7 @@ impl Limits {
         (!limits.is_empty()).then(|| {
             let id = id();
             Party {
-                subject: self.subject(id.clone()),
+                subject: self.subject(&id),
                 id,
                 limits,
                 is_owner,
@@ -113,15 +114,15 @@ impl Limits {
         })
     }
 
-    fn subject(&self, id: SubjectId) -> Arc<Subject> {
+    fn subject(&self, id: &SubjectId) -> Arc<Subject> {
         let mut subjects = self.subjects.lock();
-        if let Some(known) = subjects.get(&id) {
+        if let Some(known) = subjects.get(id) {
             return known.clone();
         }
         let day = today();
-        let (spent_today, spent_this_month) = self.usage.lock().spent(&id, day);
+        let (spent_today, spent_this_month) = self.usage.lock().spent(id, day);
         let subject = Arc::new(Subject::new(day, spent_today, spent_this_month));
-        subjects.insert(id, subject.clone());
+        subjects.insert(id.clone(), subject.clone());
         subject
     }
 
