@@ -11,6 +11,7 @@ use tokenwire_core::model::error::{ApiError, ErrorCode};
 use tokenwire_core::model::id::Owner;
 use tokenwire_core::model::usage::TokenUsage;
 
+use super::client::Client;
 use super::cost::cost;
 use super::estimate::input_tokens;
 use super::headers::write_headers;
@@ -48,15 +49,6 @@ pub(crate) enum Reserving {
 /// Admits what a client starts, within the limits of its key and its owner.
 #[derive(Clone, Debug)]
 pub struct ClientMeter(Arc<Client>);
-
-/// A client, as its requests are counted.
-#[derive(Debug)]
-pub(super) struct Client {
-    pub(super) limits: Arc<Limits>,
-    pub(super) key: Option<Arc<str>>,
-    pub(super) owner: Option<Arc<str>>,
-    pub(super) parties: Parties,
-}
 
 // === impl Limits ===
 

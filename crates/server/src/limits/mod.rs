@@ -18,6 +18,7 @@
 //! calendar day and month, UTC.
 
 mod calendar;
+mod client;
 mod client_meter;
 mod cost;
 mod estimate;

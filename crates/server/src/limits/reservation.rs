@@ -9,7 +9,7 @@ use tokenwire_core::generation::{Generation, OutputMeter};
 use tokenwire_core::model::id::random_id;
 use tokenwire_core::model::usage::TokenUsage;
 
-use super::client_meter::Client;
+use super::client::Client;
 use super::cost::cost;
 use super::shared_counters::{SettledParty, Settlement};
 use super::subject::{Amount, Moment};
