@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use foldhash::fast::RandomState;
-use parking_lot::{Mutex, RwLock, RwLockReadGuard};
+use parking_lot::{Mutex, RwLock};
 use tokenwire_core::model::error::{ApiError, ErrorCode};
 use tokenwire_core::model::id::Owner;
 use tokenwire_core::model::usage::TokenUsage;
@@ -33,7 +33,7 @@ const SWEEP: u32 = 60;
 /// The limits of all clients, with their counters. All workers share one.
 #[derive(Debug)]
 pub struct Limits {
-    settings: RwLock<LimitSettings>,
+    settings: RwLock<Arc<LimitSettings>>,
     subjects: Mutex<HashMap<SubjectId, Arc<Subject>, RandomState>>,
     usage: Mutex<UsageTable>,
     refusals: Refusals,
@@ -75,7 +75,7 @@ impl Limits {
     #[must_use]
     pub fn new(config: &Config) -> Arc<Self> {
         Arc::new(Self {
-            settings: RwLock::new(LimitSettings::of(config)),
+            settings: RwLock::new(Arc::new(LimitSettings::of(config))),
             subjects: Mutex::default(),
             usage: Mutex::default(),
             refusals: Refusals::default(),
@@ -89,12 +89,13 @@ impl Limits {
     /// Applies the limits and prices of another configuration to what is asked for from now on.
     /// Counters go on.
     pub(crate) fn configure(&self, config: &Config) {
-        *self.settings.write() = LimitSettings::of(config);
+        *self.settings.write() = Arc::new(LimitSettings::of(config));
     }
 
-    /// Returns the settings, which are not replaced meanwhile.
-    pub(super) fn settings(&self) -> RwLockReadGuard<'_, LimitSettings> {
-        self.settings.read()
+    /// Returns the settings of now. A lock that is held instead would deadlock where they are asked for
+    /// twice while others replace them.
+    pub(super) fn settings(&self) -> Arc<LimitSettings> {
+        self.settings.read().clone()
     }
 
     pub(super) fn party(
