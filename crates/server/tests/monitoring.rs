@@ -7,7 +7,7 @@ mod support;
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Value, json};
 use support::{Request, World, chat, encode, eventually, response, start, with};
+use tokenwire_testkit::free_port;
 
 /// Set where Prometheus is installed.
 const WITH_PROMETHEUS: &str = "MONITORING";
@@ -125,9 +126,7 @@ impl Prometheus {
         let checked = promtool.current_dir(folder.path()).output().unwrap();
         let said = String::from_utf8_lossy(&checked.stderr).into_owned();
         assert!(checked.status.success(), "{said}");
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let address = listener.local_addr().unwrap();
-        drop(listener);
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
         let mut command = Command::new("prometheus");
         command
             .args(["--config.file=prometheus.yml", "--storage.tsdb.path=data"])

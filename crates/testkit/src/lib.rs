@@ -14,6 +14,7 @@
 //! * [`Audit`]: checks that hold for every generation that has ended.
 //! * [`RedisServer`]: a real Redis as a child process.
 //! * `SimulatedRedis` (feature `redis`): a Redis in memory, whose time a simulation gives.
+//! * [`free_port`]: a port for a server that a test starts, which no other test gets.
 //! * [`chaos`]: a TCP proxy that cuts, stalls and splits by a plan.
 //!
 //! Nothing here waits for wall-clock time. Under tokio's paused clock [`settle`] runs every task
@@ -39,6 +40,7 @@ mod audit;
 mod engine;
 mod faulty_store;
 mod framing;
+mod ports;
 mod reader;
 mod redis_cluster;
 mod redis_server;
@@ -48,6 +50,7 @@ pub use audit::Audit;
 pub use engine::{EngineOptions, TestEngine, no_timeouts, scripted_target, settle};
 pub use faulty_store::{Fault, FaultyStore, Operation};
 pub use framing::{JsonLines, Line};
+pub use ports::free_port;
 pub use reader::Reader;
 pub use redis_cluster::{RedisCluster, WatchedRedis};
 pub use redis_server::RedisServer;

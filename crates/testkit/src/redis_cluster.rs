@@ -1,13 +1,12 @@
 //! A Redis Cluster, and a master that a Sentinel watches, as child processes.
 
 use std::io::{BufRead as _, BufReader};
-use std::net::{Ipv4Addr, TcpListener};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use crate::RedisServer;
+use crate::{RedisServer, free_port};
 
 /// The slots of a Redis Cluster.
 const SLOTS: u32 = 16384;
@@ -34,11 +33,6 @@ pub struct WatchedRedis {
     sentinel: Child,
     port: u16,
     _folder: TempDir,
-}
-
-fn free_port() -> u16 {
-    let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
-    free.local_addr().expect("an address").port()
 }
 
 /// Looks until something is so.

@@ -1,11 +1,13 @@
 //! A Redis server as a child process.
 
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::process::{Child, Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
+
+use crate::free_port;
 
 /// A Redis server on a port of this machine, without persistence. It is killed when this is dropped.
 ///
@@ -38,21 +40,13 @@ impl RedisServer {
         let password = password.map(|(_, value)| value.clone());
         let mut this = Self {
             child: None,
-            port: 0,
+            port: free_port(),
             settings,
             password,
             folder: TempDir::new().expect("a folder"),
         };
-        // Another process may take the port before the server does.
-        for _ in 0..10 {
-            let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
-            this.port = free.local_addr().expect("an address").port();
-            drop(free);
-            if this.spawn() {
-                return this;
-            }
-        }
-        panic!("redis-server does not start");
+        assert!(this.spawn(), "redis-server does not start");
+        this
     }
 
     /// Starts the server and waits until it takes connections. Returns false if it ends before.

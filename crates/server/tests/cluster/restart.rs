@@ -7,11 +7,12 @@ use std::sync::atomic::Ordering;
 use crate::support::cluster_world::{
     ClusterWorld, LONG, SECRET, begin, events, read_all, ready, settled,
 };
-use crate::support::nginx::{Nginx, free_port};
+use crate::support::nginx::Nginx;
 use crate::support::paced_reader::{KINDS, Progress, read};
 use crate::support::process::Process;
 use crate::support::{Request, eventually, get, patiently, post, response, with};
 use serde_json::json;
+use tokenwire_testkit::free_port;
 use tokio::task::JoinSet;
 
 /// Streams of each kind that run at the restart of a node. `RESTART_STREAMS` is another number.

@@ -9,6 +9,7 @@ use crate::support::process::Process;
 use crate::support::tls::Pair;
 use crate::support::{Request, eventually, start};
 use tokenwire_simulator::{Options, Pace, Simulator};
+use tokenwire_testkit::free_port;
 
 /// What the doctor said, and whether it found nothing to mend.
 struct Said {
@@ -87,12 +88,6 @@ fn answering(answer: &'static str) -> SocketAddr {
     address
 }
 
-/// A port on which nothing listens.
-fn closed_port() -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    listener.local_addr().unwrap().port()
-}
-
 #[tokio::test]
 async fn gateway_that_can_run_is_fine() {
     let world = start(|_| {});
@@ -133,7 +128,7 @@ fn configuration_with_mistakes_is_named_with_each_of_them() {
 
 #[test]
 fn upstreams_that_cannot_be_asked_are_told_apart() {
-    let closed = closed_port();
+    let closed = free_port();
     let status = |line| format!("http://{}/v1", answering(line));
     let with_key = "    api_key: sk-secret-of-the-test\n";
     let plain = answering("200 OK\r\ncontent-length: 0\r\n\r\n");
@@ -221,7 +216,7 @@ async fn certificate_of_an_unknown_authority_is_named() {
     openssl.args(["-addext", "subjectAltName=DNS:localhost", "-keyout"]);
     openssl.arg(&key).arg("-out").arg(&certificate);
     assert!(openssl.output().unwrap().status.success());
-    let port = closed_port();
+    let port = free_port();
     let site = format!(
         "server {{ listen 127.0.0.1:{port} ssl; ssl_certificate {}; ssl_certificate_key {}; return 200 ok; }}",
         certificate.display(),
@@ -253,7 +248,7 @@ fn store_that_cannot_be_used_is_named() {
 
 #[test]
 fn redis_that_does_not_answer_is_named_without_its_password() {
-    let port = closed_port();
+    let port = free_port();
     let secret = "s".repeat(32);
     let config = format!(
         "cluster:\n  url: redis://:hidden-word@127.0.0.1:{port}/0\n  listen: 127.0.0.1:0\n  secret: {secret}\n"
@@ -383,7 +378,7 @@ async fn through(location: &str) -> Said {
         &over(&simulator.base_url(), "default_model: simulator\n"),
         &[],
     );
-    let port = closed_port();
+    let port = free_port();
     let site = format!(
         "server {{ listen 127.0.0.1:{port}; location / {{ proxy_pass http://{}; {location} }} }}",
         gateway.address
@@ -435,7 +430,7 @@ async fn proxy_that_drops_upgrades_is_named() {
 async fn proxy_that_passes_another_host_or_has_no_gateway_is_named() {
     let said = through("proxy_set_header Host chat.example.com;").await;
     said.says("FAIL", "host_not_allowed", "server.public_url");
-    let gone = format!("http://127.0.0.1:{}", closed_port());
+    let gone = format!("http://127.0.0.1:{}", free_port());
     let said = tokio::task::spawn_blocking(move || examine("", &["--url", &gone]));
     said.await
         .unwrap()

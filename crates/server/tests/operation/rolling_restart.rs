@@ -2,7 +2,7 @@
 //! connections are opened, and no client notices.
 
 use std::io::{BufRead as _, BufReader};
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,6 +11,7 @@ use crate::support::paced_reader::{KINDS, Progress, read};
 use crate::support::process::Process;
 use crate::support::{End, Request, eventually, patiently};
 use tokenwire_simulator::{Options, Pace, Simulator};
+use tokenwire_testkit::free_port;
 use tokio::task::JoinSet;
 
 /// Streams of each kind that run at a restart. `RESTART_STREAMS` is another number.
@@ -72,9 +73,7 @@ async fn restarts_in_a_row_reset_no_connection_and_lose_no_token() {
     });
     let simulator = simulator.unwrap();
     let folder = tempfile::TempDir::new().unwrap();
-    let free = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = free.local_addr().unwrap();
-    drop(free);
+    let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
     let config = format!(
         "default_model: simulator\nstore:\n  kind: disk\n  path: {}\nupstreams:\n  - name: simulator\n    base_url: {}\n",
         folder.path().display(),

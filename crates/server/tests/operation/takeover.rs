@@ -14,6 +14,7 @@ use crate::support::{Request, eventually, patiently};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use rustix::process::Signal;
 use serde_json::{Value, json};
+use tokenwire_testkit::free_port;
 
 /// A folder for the store, and a free port.
 struct Place {
@@ -23,10 +24,9 @@ struct Place {
 
 impl Place {
     fn new() -> Self {
-        let free = TcpListener::bind("127.0.0.1:0").unwrap();
         Self {
             folder: tempfile::TempDir::new().unwrap(),
-            port: free.local_addr().unwrap().port(),
+            port: free_port(),
         }
     }
 
@@ -152,9 +152,7 @@ async fn responses_of_a_process_are_found_while_it_exits() {
 #[tokio::test]
 async fn operations_listener_is_taken_over_too() {
     let place = Place::new();
-    let free = TcpListener::bind("127.0.0.1:0").unwrap();
-    let operations = free.local_addr().unwrap();
-    drop(free);
+    let operations = SocketAddr::from(([127, 0, 0, 1], free_port()));
     let config = format!("{}server:\n  operations: {operations}\n", place.config());
     let first = place.start_with(&config).await;
     let _second = Process::start_on(place.port, &config);

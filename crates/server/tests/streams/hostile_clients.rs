@@ -9,6 +9,7 @@ use crate::support::process::Process;
 use crate::support::websocket::{RawSocket, frame, frame_head};
 use crate::support::{End, Exchange, Request, World, chat, eventually, patiently, start};
 use serde_json::json;
+use tokenwire_testkit::free_port;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
@@ -215,9 +216,7 @@ const OPERATIONS: [&str; 4] = ["/health", "/healthz", "/readyz", "/metrics"];
 
 #[tokio::test]
 async fn operations_answer_at_the_limit_of_connections() {
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let operations = free.local_addr().unwrap();
-    drop(free);
+    let operations = SocketAddr::from(([127, 0, 0, 1], free_port()));
     let world = start(|config| {
         config.server.workers = 1;
         config.limits.connections = 4;

@@ -13,6 +13,7 @@ use tokenwire::config::schema::{
 };
 use tokenwire::config::secret::Secret;
 use tokenwire_simulator::{Options, Pace, Simulator};
+use tokenwire_testkit::free_port;
 
 const ALICE: &str = "sk-tw-alice-alice-alice-alice";
 const BOB: &str = "sk-tw-bob-bob-bob-bob-bob-bob";
@@ -830,7 +831,7 @@ async fn webhook_of_a_match_is_signed_and_has_text_only_if_asked_for() {
 
 /// Starts a gateway in a process of its own, which reads its configuration from a file.
 fn refused(config: &str) -> String {
-    Process::fail_on(crate::support::nginx::free_port(), config)
+    Process::fail_on(free_port(), config)
 }
 
 #[test]

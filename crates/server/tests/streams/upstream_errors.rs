@@ -1,12 +1,12 @@
 //! Refusals and failures of an upstream, as each kind of client sees them.
 
-use std::net::TcpListener;
 use std::time::Duration;
 
 use crate::support::{FullBacklog, Gateway, Playback, World, chat, over, response, start, with};
 use futures::future::join_all;
 use serde_json::{Value, json};
 use tokenwire::config::schema::{Api, Config};
+use tokenwire_testkit::free_port;
 
 /// An error as a client received it, in the body of a status or in an event.
 #[derive(Debug)]
@@ -316,12 +316,7 @@ async fn refused_gateway_key_is_502_without_upstream_text() {
 
 #[tokio::test]
 async fn unreachable_upstream_is_502() {
-    // A port that was free a moment ago and has no listener.
-    let port = TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port();
+    let port = free_port();
     let gateway = over(&format!("http://127.0.0.1:{port}/v1"), Api::Chat, |_| {});
     all_see(&gateway, "", 502, "upstream_unreachable").await;
     let models = gateway.get("/v1/models").answer().await;

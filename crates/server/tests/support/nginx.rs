@@ -1,9 +1,10 @@
 //! nginx with a file of `deploy/`, in front of gateways.
 
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, Stdio};
 
 use tempfile::TempDir;
+use tokenwire_testkit::free_port;
 
 use super::eventually;
 
@@ -13,12 +14,6 @@ pub(crate) struct Nginx {
     child: Child,
     pub(crate) address: SocketAddr,
     folder: TempDir,
-}
-
-/// Returns a free port.
-pub(crate) fn free_port() -> u16 {
-    let free = TcpListener::bind("127.0.0.1:0").unwrap();
-    free.local_addr().unwrap().port()
 }
 
 impl Nginx {
