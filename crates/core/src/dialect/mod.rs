@@ -96,7 +96,8 @@ pub trait Framing: Send + Sync + fmt::Debug {
     fn sends_done(&self, dialect: Dialect) -> bool;
 
     /// Returns a key that is equal for framings with the same output; `None` if the output is not
-    /// worth sharing.
+    /// worth sharing. After a change of it readers must be
+    /// [told](crate::generation::Subscription::framing_changed).
     fn share_key(&self) -> Option<&'static str>;
 }
 
@@ -181,6 +182,8 @@ const LARGE_BYTES: usize = 64 * 1024;
 pub(crate) struct Renderer {
     dialect: Dialect,
     framing: Arc<dyn Framing>,
+    /// That of the framing, which would be read for each token.
+    share_key: Option<&'static str>,
     include: Include,
     templates: Vec<Arc<KnownTemplate>>,
     scratch: Vec<u8>,
@@ -191,6 +194,7 @@ impl Renderer {
     pub(crate) fn new(dialect: Dialect, framing: Arc<dyn Framing>) -> Self {
         Self {
             dialect,
+            share_key: framing.share_key(),
             framing,
             include: Include::default(),
             templates: Vec::new(),
@@ -213,7 +217,12 @@ impl Renderer {
     }
 
     pub(crate) fn share_key(&self) -> Option<&'static str> {
-        self.framing.share_key()
+        self.share_key
+    }
+
+    /// Reads the share key of the framing again.
+    pub(crate) fn framing_changed(&mut self) {
+        self.share_key = self.framing.share_key();
     }
 
     pub(crate) fn shows_extensions(&self) -> bool {
@@ -223,6 +232,11 @@ impl Renderer {
     /// Returns the frame of a `tokenwire:reset`.
     pub(crate) fn reset(&self, id: &GenerationId, seq: Seq, event: Pieces) -> LargeFrames {
         LargeFrames::one(&*self.framing, id, seq, event)
+    }
+
+    /// Exchanges the buffer of payloads, whose content is of no use to a later frame.
+    pub(crate) fn swap_scratch(&mut self, buffer: &mut Vec<u8>) {
+        std::mem::swap(&mut self.scratch, buffer);
     }
 
     /// Frees the memory that a large frame took.

@@ -755,6 +755,7 @@ impl Deadlines {
         let mut events = false;
         let mut tokens = false;
         let mut progress = Progress::Open;
+        records.borrow_memory();
         let step = stream.poll_events(cx, &mut |event| {
             events = true;
             if event == SseEvent::KeepAlive {
@@ -769,6 +770,7 @@ impl Deadlines {
                 Flow::Continue
             }
         });
+        records.give_back_memory();
         self.read_no_event = !events;
         // Before the first token nothing restarts a timeout: a server may send comments while the
         // request waits in its queue.

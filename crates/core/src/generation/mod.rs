@@ -27,6 +27,7 @@ mod large_record;
 mod log_version;
 mod output_meter;
 mod pending_end;
+mod reader_buffers;
 mod reattach;
 mod remote_writer;
 mod render_cache;
@@ -76,7 +77,7 @@ use crate::model::pieces::Pieces;
 use crate::model::record::{Content, KnownTemplate, RecordBatch, RecordRef};
 use crate::model::relayed_items::RelayedItems;
 use crate::model::shared_list::one_more;
-use crate::model::snapshot::{Api, Meta, Snapshot, Status};
+use crate::model::snapshot::{Api, LiveSnapshot, Meta, Snapshot, Status};
 use crate::model::text_place::TextPlace;
 use crate::upstream::Attachment;
 use crate::upstream::translate::{History, is_completion};
@@ -90,7 +91,7 @@ pub struct Generation {
     log: Arc<LogTail>,
     /// None after the end of a short stream that has no reader; the log has them.
     templates: RwLock<Option<Vec<Arc<KnownTemplate>>>>,
-    snapshot: Mutex<Snapshot>,
+    snapshot: Mutex<LiveSnapshot>,
     control: Control,
     response_head: ResponseHead,
     ended: Notify,
@@ -357,13 +358,13 @@ impl Generation {
     /// Its current status.
     #[must_use]
     pub fn status(&self) -> Status {
-        self.snapshot.lock().status()
+        self.snapshot.lock().without_latest().status()
     }
 
     /// How it ended, if it has ended.
     #[must_use]
     pub fn outcome(&self) -> Option<Arc<Outcome>> {
-        self.snapshot.lock().outcome().cloned()
+        self.snapshot.lock().without_latest().outcome().cloned()
     }
 
     /// Estimates the tokens of its answer so far from the log. An upstream's usage is exact.
@@ -376,8 +377,7 @@ impl Generation {
     /// arguments. Takes the writer's lock for a moment.
     #[must_use]
     pub fn progress(&self) -> (u64, u64) {
-        let snapshot = self.snapshot.lock();
-        (snapshot.events(), snapshot.deltas())
+        self.snapshot.lock().progress()
     }
 
     /// Returns the chat choice of a text.
@@ -394,7 +394,7 @@ impl Generation {
 
     /// Whether the upstream has sent anything.
     pub(crate) fn has_begun(&self) -> bool {
-        self.snapshot.lock().has_begun()
+        self.snapshot.lock().without_latest().has_begun()
     }
 
     /// Waits for the terminal event.
@@ -648,11 +648,11 @@ impl Generation {
 
     /// Returns a copy of the snapshot of all events so far, which shares its texts.
     pub(crate) fn snapshot(&self) -> Snapshot {
-        self.snapshot.lock().clone()
+        self.snapshot.lock().folded().clone()
     }
 
     /// The snapshot, for the writer. The lock is held for one batch.
-    fn writers_snapshot(&self) -> &Mutex<Snapshot> {
+    fn writers_snapshot(&self) -> &Mutex<LiveSnapshot> {
         &self.snapshot
     }
 
@@ -737,7 +737,11 @@ impl History for Generation {
     }
 
     fn relayed(&self) -> RelayedItems {
-        self.snapshot.lock().relayed_items().clone()
+        self.snapshot
+            .lock()
+            .without_latest()
+            .relayed_items()
+            .clone()
     }
 }
 

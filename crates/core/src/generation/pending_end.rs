@@ -46,7 +46,7 @@ impl Generation {
             // Readers that the seal wakes find the events in the snapshot.
             let mut snapshot = self.snapshot.lock();
             if self.log.seal(end.epoch, &end.batch).is_ok() {
-                *snapshot = end.snapshot;
+                *snapshot = end.snapshot.into();
             }
         }
         self.response_head.set(Err(ended_before_head()));

@@ -113,15 +113,16 @@ impl RemoteWriter {
         {
             // Readers that the append wakes find the events in the snapshot.
             let mut snapshot = self.generation.snapshot.lock();
+            let snapshot = snapshot.folded();
             for record in batch {
-                self.folder.fold(&mut snapshot, record)?;
+                self.folder.fold(snapshot, record)?;
             }
             let new = self.folder.templates.get(known..).unwrap_or_default();
             for known in new {
                 self.generation.add_template(known.clone());
             }
             log.load(batch);
-            if let Some(head) = response_head(&snapshot) {
+            if let Some(head) = response_head(snapshot) {
                 self.generation.response_head.set(head);
             }
         }
@@ -140,7 +141,7 @@ impl RemoteWriter {
 
     fn ended(&mut self) {
         self.sealed = true;
-        let head = response_head(&self.generation.snapshot.lock());
+        let head = response_head(self.generation.snapshot.lock().folded());
         if let Some(head) = head {
             self.generation.response_head.set(head);
         }

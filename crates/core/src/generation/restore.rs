@@ -100,7 +100,7 @@ impl Generation {
             generation.response_head.set(head);
         }
         *generation.templates.write() = Some(folder.templates);
-        *generation.snapshot.lock() = snapshot;
+        *generation.snapshot.lock() = snapshot.into();
         generation.count_object();
         Ok(generation)
     }
@@ -255,7 +255,7 @@ impl Folder {
                 let known = self.templates.get(template).ok_or(StoreError::Corrupt)?;
                 let text = holes.text(&known.template).ok_or(StoreError::Corrupt)?;
                 let text = std::str::from_utf8(text).map_err(|_| StoreError::Corrupt)?;
-                snapshot.apply_delta(record.first_seq, known.template.target, text);
+                snapshot.apply_deltas(record.first_seq, 1, known.template.target, text);
             }
             Content::Full(full) => (record.first_seq.0..)
                 .zip(full.events)

@@ -7,10 +7,11 @@
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
 use super::control::ReaderGuard;
 use super::large_record::{LargeReader, LargeRecord};
+use super::reader_buffers::{FrameBuffer, ReaderBuffers, with_buffers};
 use super::render_cache::RenderEntry;
 use super::shared_pieces::SharedPieces;
 use super::{Generation, READ_BYTES};
@@ -23,8 +24,6 @@ use crate::model::record::{BatchPosition, CorruptRecord, RecordBatch, Records};
 
 /// The size at which one poll stops adding records.
 const POLL_BYTES: usize = 64 * 1024;
-/// Room for the frames of several records.
-const FRAMES_BYTES: usize = 4096;
 /// Frames that a poll returned are counted from this size on.
 const COUNT_FROM: usize = 4 * 1024;
 /// Bytes of records that one poll reads without a frame for the reader. Then others run.
@@ -77,7 +76,6 @@ pub struct Subscription {
     unplaced: bool,
     end: EndOfStream,
     failed: Option<SubscriptionError>,
-    out: BytesMut,
     /// Counts the frames of the last poll until the next one: the reader is writing them.
     charge: Option<Charge>,
     /// A record that is returned in pieces.
@@ -104,7 +102,6 @@ impl Subscription {
             unplaced: true,
             end: EndOfStream::Open,
             failed: None,
-            out: BytesMut::new(),
             charge: None,
             large: None,
             turn: 0,
@@ -116,6 +113,11 @@ impl Subscription {
     pub fn including(mut self, include: Include) -> Self {
         self.renderer.set_include(include);
         self
+    }
+
+    /// Notes that the framing's output has changed, as when a client begins to take `tokenwire:` events.
+    pub fn framing_changed(&mut self) {
+        self.renderer.framing_changed();
     }
 
     /// The generation that is read.
@@ -172,6 +174,41 @@ impl Subscription {
         {
             return Poll::Ready(Some(Ok(piece)));
         }
+        with_buffers(|buffers| {
+            self.borrow(buffers);
+            let polled = self.poll_records(cx, &mut buffers.frames);
+            self.give_back(buffers);
+            polled
+        })
+    }
+
+    /// Takes the thread's buffers for a poll.
+    fn borrow(&mut self, buffers: &mut ReaderBuffers) {
+        self.renderer.swap_scratch(&mut buffers.payload);
+        // Records that the last poll left are this reader's own.
+        if self.batch.is_end(self.at) {
+            self.batch.swap_memory(&mut buffers.records);
+        }
+    }
+
+    /// Gives the buffers back, but for records that are not rendered yet. A reader that waits has
+    /// none.
+    fn give_back(&mut self, buffers: &mut ReaderBuffers) {
+        self.renderer.swap_scratch(&mut buffers.payload);
+        if self.batch.is_end(self.at) {
+            let next = self.batch.end_seq();
+            self.batch.restart(next);
+            self.at = self.batch.start();
+            self.batch.swap_memory(&mut buffers.records);
+        }
+        buffers.trim();
+    }
+
+    fn poll_records(
+        &mut self,
+        cx: &mut Context<'_>,
+        frames: &mut FrameBuffer,
+    ) -> Poll<Option<Result<Bytes, SubscriptionError>>> {
         let mut silent = 0;
         loop {
             if let Some(error) = self.failed.take() {
@@ -193,20 +230,12 @@ impl Subscription {
                     }
                 }
                 let poll = self.reader.poll_copy(cx, READ_BYTES, &mut self.batch);
-                self.at = self.batch.start();
+                if poll.is_ready() {
+                    self.at = self.batch.start();
+                }
                 match poll {
                     Poll::Pending => {
                         self.turn = 0;
-                        // A waiting reader holds no buffers.
-                        if self.batch.byte_len() > 1024 || self.out.capacity() > 4096 {
-                            self.batch.release();
-                            self.renderer.release();
-                            self.out = BytesMut::new();
-                        } else {
-                            let next = self.reader.position();
-                            self.batch.restart(next);
-                        }
-                        self.at = self.batch.start();
                         return Poll::Pending;
                     }
                     Poll::Ready(Err(ReadError::Expired | ReadError::PastHead)) => {
@@ -250,7 +279,7 @@ impl Subscription {
                 }
                 silent += self.batch.byte_len();
             }
-            let bytes = self.render();
+            let bytes = self.render(frames);
             if !bytes.is_empty() {
                 if bytes.len() >= COUNT_FROM {
                     let held = bytes.len() + self.batch.byte_len();
@@ -294,7 +323,7 @@ impl Subscription {
     }
 
     /// Returns the records that were read as frames, from the cache or newly encoded.
-    fn render(&mut self) -> Bytes {
+    fn render(&mut self, frames: &mut FrameBuffer) -> Bytes {
         let generation = self.guard.generation().clone();
         let Some((record, _)) = self.batch.record_at(self.at) else {
             self.failed = Some(SubscriptionError::Corrupt);
@@ -323,18 +352,10 @@ impl Subscription {
             return entry.bytes;
         }
         let mut next = first;
-        let mut several = false;
+        let out = frames.begin();
         let mut rendered = Rendered::Open;
         while let Some((record, after)) = self.batch.record_at(self.at) {
-            if self.out.capacity() == 0 && !self.batch.is_end(after) {
-                // There are several frames. The buffer does not grow with each.
-                several = true;
-                self.out.reserve(FRAMES_BYTES);
-            }
-            match self
-                .renderer
-                .render(&*generation, record, self.from, &mut self.out)
-            {
+            match self.renderer.render(&*generation, record, self.from, out) {
                 Ok(Rendered::Large) if next == first => {
                     let large = LargeRecord::render(
                         &mut self.renderer,
@@ -354,22 +375,17 @@ impl Subscription {
                 Err(_) => {
                     self.at = after;
                     self.failed = Some(SubscriptionError::Corrupt);
-                    return self.out.split().freeze();
+                    return frames.take();
                 }
             }
             self.at = after;
             next = record.next_seq();
-            if self.out.len() >= POLL_BYTES || rendered != Rendered::Open {
+            if out.len() >= POLL_BYTES || rendered != Rendered::Open {
                 break;
             }
         }
         self.note(rendered);
-        let bytes = if several && self.out.len() <= FRAMES_BYTES {
-            // A reader that waits does not hold the rest of it.
-            std::mem::take(&mut self.out).freeze()
-        } else {
-            self.out.split().freeze()
-        };
+        let bytes = frames.take();
         if let Some(key) = key {
             let entry = RenderEntry {
                 key,
@@ -428,11 +444,11 @@ impl Subscription {
 
     /// The cache key, if there are other readers.
     fn key(&self) -> Option<RenderKey> {
-        let several = self.guard.generation().readers() > 1;
-        self.renderer
-            .share_key()
-            .filter(|_| several)
-            .map(|framing| (self.renderer.dialect(), framing, self.renderer.include()))
+        if self.guard.generation().readers() < 2 {
+            return None;
+        }
+        let framing = self.renderer.share_key()?;
+        Some((self.renderer.dialect(), framing, self.renderer.include()))
     }
 
     fn note(&mut self, rendered: Rendered) {

@@ -18,7 +18,7 @@ use crate::model::event::{Ending, EventKind, Failure, Outcome};
 use crate::model::id::Seq;
 use crate::model::include::Form;
 use crate::model::record::{CLOSING_NUMBERS, Content, FullRecord, KnownTemplate, RecordBatch};
-use crate::model::snapshot::{Change, Snapshot};
+use crate::model::snapshot::{Change, LiveSnapshot};
 use crate::model::time::unix_now;
 use crate::upstream::OpenError;
 use crate::upstream::translate::RecordWriter;
@@ -346,11 +346,12 @@ impl Writer {
         let Ok(copy) = RecordBatch::parse(batch.first_seq(), batch.as_block().to_vec()) else {
             return;
         };
-        let mut snapshot = self.generation.snapshot();
+        let mut snapshot = LiveSnapshot::from(self.generation.snapshot());
         let apply = || self.apply(&mut snapshot, batch, changes);
         if catch_unwind(AssertUnwindSafe(apply)).is_err() {
             tracing::error!(generation = %self.generation.meta().id, "folding the events panicked");
         }
+        let snapshot = snapshot.into_folded();
         let meta = self.generation.meta();
         let object = meta.store.then(|| {
             let mut object = Vec::new();
@@ -383,7 +384,7 @@ impl Writer {
     }
 
     /// Applies a batch to the snapshot. `changes` are the events of its full records.
-    fn apply(&self, snapshot: &mut Snapshot, batch: &RecordBatch, changes: Vec<Change>) {
+    fn apply(&self, snapshot: &mut LiveSnapshot, batch: &RecordBatch, changes: Vec<Change>) {
         let mut changes = changes.into_iter();
         for record in batch {
             match Content::delta(record.payload) {
@@ -518,7 +519,7 @@ mod tests {
     use super::*;
     use crate::generation::fixture::{generation, meta};
     use crate::model::event::{DeltaKind, DeltaTarget, ItemHead, PartKind};
-    use crate::model::snapshot::Status;
+    use crate::model::snapshot::{Snapshot, Status};
 
     fn writer() -> Writer {
         Writer::new(generation(meta(), Duration::ZERO))

@@ -18,9 +18,9 @@ enum Reader {
 /// Most logs have one reader; its waker needs no allocation.
 pub(super) type Wakers = SmallVec<[Waker; 2]>;
 
-/// The readers of one log, by slot.
+/// The readers of one log, by slot. Most logs have one, which lies beside the log's end.
 #[derive(Debug, Default)]
-pub(super) struct Readers(Vec<Reader>);
+pub(super) struct Readers(SmallVec<[Reader; 1]>);
 
 impl Readers {
     pub(super) fn enroll(&mut self) -> ReaderSlot {
@@ -29,10 +29,6 @@ impl Readers {
             .iter()
             .position(|reader| matches!(reader, Reader::Vacant))
             .unwrap_or_else(|| {
-                // Most logs have one reader. By default a `Vec` starts with room for four.
-                if self.0.is_empty() {
-                    self.0.reserve_exact(1);
-                }
                 self.0.push(Reader::Vacant);
                 self.0.len() - 1
             });
@@ -48,7 +44,7 @@ impl Readers {
             self.0.pop();
         }
         if self.0.is_empty() {
-            self.0 = Vec::new();
+            self.0 = SmallVec::new();
         }
     }
 

@@ -6,6 +6,7 @@
 //! The writer keeps it. A reader copies it under the writer's lock and renders the copy: a copy
 //! shares items, texts and outcome.
 
+mod live;
 mod meta;
 mod object;
 
@@ -21,6 +22,7 @@ use crate::model::shared_list::{SharedList, one_more};
 use crate::model::text::{self, Text};
 use crate::model::text_place::{TextKind, TextPlace};
 
+pub(crate) use live::LiveSnapshot;
 pub use meta::{Api, Meta};
 pub(crate) use object::{ResponseObject, write_empty_part, write_item_head};
 
@@ -76,10 +78,10 @@ pub struct Snapshot {
     outcome: Option<Arc<Outcome>>,
     /// Number of times that another upstream took over.
     continued: u32,
-    /// Number of events.
-    events: u64,
+    /// Number of events. A log has fewer than 2^24 in each of its few epochs.
+    events: u32,
     /// Number of events with a piece of text, reasoning, refusal or arguments.
-    deltas: u64,
+    deltas: u32,
 }
 
 /// An event as the snapshot takes it: decoded, parsed and owned, so that nothing of that is done
@@ -261,7 +263,7 @@ impl Snapshot {
                 begins,
                 update,
             } => {
-                self.deltas += u64::from(is_delta);
+                self.deltas += u32::from(is_delta);
                 if begins {
                     self.begin();
                 }
@@ -362,12 +364,12 @@ impl Snapshot {
         }
     }
 
-    /// Applies a delta that is stored by its template.
-    #[inline]
-    pub(crate) fn apply_delta(&mut self, seq: Seq, target: DeltaTarget, text: &str) {
-        self.next = seq.next();
-        self.events += 1;
-        self.deltas += 1;
+    /// Applies so many deltas of one text, which are stored by their template. `last` is the number of
+    /// the last one.
+    pub(crate) fn apply_deltas(&mut self, last: Seq, count: u32, target: DeltaTarget, text: &str) {
+        self.next = last.next();
+        self.events += count;
+        self.deltas += count;
         if let Some(place) = self.text_mut(target) {
             place.push_str(text);
         }
@@ -381,13 +383,13 @@ impl Snapshot {
     /// Returns the number of events.
     #[must_use]
     pub fn events(&self) -> u64 {
-        self.events
+        self.events.into()
     }
 
     /// Returns the number of events with a piece of text, reasoning, refusal or arguments.
     #[must_use]
     pub fn deltas(&self) -> u64 {
-        self.deltas
+        self.deltas.into()
     }
 
     /// Estimates the tokens of the answer so far: one for each delta, but at least one for four bytes
@@ -399,7 +401,7 @@ impl Snapshot {
             parts + item.arguments.len()
         });
         let bytes = texts.sum::<usize>() + self.relayed.text_len();
-        self.deltas.max(bytes.div_ceil(4) as u64)
+        self.deltas().max(bytes.div_ceil(4) as u64)
     }
 
     /// Returns true once the upstream has sent anything.

@@ -137,6 +137,24 @@ impl RecordBatch {
         };
     }
 
+    /// Whether it has memory for records.
+    pub(crate) fn has_memory(&self) -> bool {
+        self.bytes.capacity() > 0
+    }
+
+    /// Takes the memory of a batch that holds no record.
+    pub(crate) fn take_memory(&mut self) -> Vec<u8> {
+        let mut buffer = Vec::new();
+        self.swap_memory(&mut buffer);
+        buffer
+    }
+
+    /// Exchanges the memory of a batch that holds no record with that of a buffer.
+    pub(crate) fn swap_memory(&mut self, buffer: &mut Vec<u8>) {
+        std::mem::swap(&mut self.bytes, buffer);
+        self.bytes.clear();
+    }
+
     /// Leaves out `count` numbers before the next record.
     pub fn skip(&mut self, count: u64) {
         self.skip += count;

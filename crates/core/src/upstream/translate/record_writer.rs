@@ -1,5 +1,6 @@
 //! Numbers events, opens and closes items, and appends records to a batch.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
@@ -19,6 +20,10 @@ pub(crate) trait History: Send + Sync {
 
     /// Returns the items of a Responses upstream as they are after what was appended.
     fn relayed(&self) -> RelayedItems;
+}
+
+thread_local! {
+    static MEMORY: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
 /// Collects the events of one payload into one record.
@@ -142,6 +147,26 @@ impl RecordWriter {
         self.batch.clear();
         self.changes = Vec::new();
         self.usage_chunk = None;
+        self.give_back_memory();
+    }
+
+    /// Takes this thread's memory for records, which its writers use in turn: it is in the processor's
+    /// cache with each token, where that of each writer would not be.
+    pub(crate) fn borrow_memory(&mut self) {
+        if self.batch.is_empty()
+            && let Ok(mut memory) = MEMORY.try_with(Cell::take)
+        {
+            self.batch.swap_memory(&mut memory);
+        }
+    }
+
+    /// Gives the thread's memory back, unless there are records. A writer that waits holds none.
+    pub(crate) fn give_back_memory(&mut self) {
+        if self.batch.is_empty() && self.batch.has_memory() {
+            let memory = self.batch.take_memory();
+            // A thread that ends needs none.
+            let _ = MEMORY.try_with(|shared| shared.set(memory));
+        }
     }
 
     /// Returns true if nothing was collected since the last [`RecordWriter::clear`].
