@@ -1,4 +1,4 @@
-//! The response body of a WebSocket: data frames from the session, control frames from actix-ws.
+//! The response body of a WebSocket.
 
 use std::cell::RefCell;
 use std::pin::Pin;
@@ -12,22 +12,23 @@ use tokenwire_core::model::gauge::GaugeGuard;
 
 use crate::session::SocketSession;
 
-/// Pulls from the session, then from the body that actix-ws made. Dropping it detaches the socket's
-/// readers.
+/// Pulls from the session. Dropping it detaches the socket's readers.
 pub(crate) struct SocketBody {
-    control: BoxBody,
+    /// The body that actix-ws made, which has nothing to send. Dropping it ends the stream of the
+    /// client's messages.
+    _unused: BoxBody,
     socket: Option<Rc<RefCell<SocketSession>>>,
     _present: GaugeGuard,
 }
 
 impl SocketBody {
     pub(crate) fn new(
-        control: BoxBody,
+        unused: BoxBody,
         socket: Rc<RefCell<SocketSession>>,
         present: GaugeGuard,
     ) -> Self {
         Self {
-            control,
+            _unused: unused,
             socket: Some(socket),
             _present: present,
         }
@@ -46,19 +47,19 @@ impl MessageBody for SocketBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Bytes, Error>>> {
         let this = &mut *self;
-        if let Some(socket) = &this.socket {
-            let frames = socket.borrow_mut().poll_frames(cx);
-            if !frames.is_empty() {
-                return Poll::Ready(Some(Ok(frames)));
-            }
+        let Some(socket) = &this.socket else {
+            return Poll::Ready(None);
+        };
+        let mut session = socket.borrow_mut();
+        let frames = session.poll_frames(cx);
+        if !frames.is_empty() {
+            return Poll::Ready(Some(Ok(frames)));
         }
-        match Pin::new(&mut this.control).poll_next(cx) {
-            Poll::Ready(None) => {
-                this.socket = None;
-                Poll::Ready(None)
-            }
-            polled => polled
-                .map_err(|error| actix_web::error::ErrorInternalServerError(error.to_string())),
+        if !session.has_ended() {
+            return Poll::Pending;
         }
+        drop(session);
+        this.socket = None;
+        Poll::Ready(None)
     }
 }

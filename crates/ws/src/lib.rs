@@ -3,14 +3,14 @@
 //!
 //! ```text
 //!   client ──frames──▶ FrameGuard ──▶ actix-ws ──▶ read_loop (a task) ──commands──▶ SocketSession
-//!                                                      │ pongs, pings, close            │ lanes, readers, replies
-//!                                                      ▼                                ▼
+//!                                                       and control frames              │ lanes, readers, replies
+//!                                                                                       ▼
 //!   client ◀───────────────────────────────────── SocketBody ◀──pull── subscriptions
 //! ```
 //!
-//! actix-ws does the handshake, reads frames and writes control frames. Data frames bypass it: the
-//! response body pulls from the subscriptions and frames everything that is ready in one piece. That
-//! is one write for all tokens of all lanes. Below actix-ws a frame guard reads frame heads and
+//! actix-ws does the handshake and reads frames. What is sent bypasses it: the response body pulls
+//! from the subscriptions and frames everything that is ready in one piece. That is one write for all
+//! tokens of all lanes, and a token touches nothing that only control frames need. Below actix-ws a frame guard reads frame heads and
 //! refuses an announced size before the frame is buffered.
 //!
 //! [`upgrade`] is the one call: it takes the request, its payload and the engine, and returns the
@@ -18,6 +18,7 @@
 
 mod activity;
 mod body;
+mod control_frames;
 mod frame_guard;
 mod lanes;
 mod message;

@@ -5,12 +5,11 @@ use std::cell::RefCell;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
-use actix_ws::{
-    AggregatedMessage, AggregatedMessageStream, CloseCode, CloseReason, ProtocolError, Session,
-};
+use actix_ws::{AggregatedMessage, AggregatedMessageStream, ProtocolError};
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
+use crate::control_frames::ControlFrame;
 use crate::frame_guard::{Refusal, Refused};
 use crate::session::SocketSession;
 use crate::socket_credential::Expiry;
@@ -47,7 +46,6 @@ pub(crate) const CREDENTIAL_REFUSED: u16 = 4401;
 /// dropped.
 pub(crate) async fn read_loop(
     socket: Weak<RefCell<SocketSession>>,
-    mut session: Session,
     mut messages: AggregatedMessageStream,
     refusal: Refusal,
     keep_alive: KeepAlive,
@@ -88,7 +86,7 @@ pub(crate) async fn read_loop(
         tokio::select! {
             message = messages.recv(), if has_room => {
                 last_message = Instant::now();
-                match on_message(&socket, &mut session, message, &refusal).await {
+                match on_message(&socket, message, &refusal) {
                     Next::GoOn => {}
                     Next::Close(code, reason) => break Some((code, reason)),
                     Next::Gone => break None,
@@ -104,11 +102,10 @@ pub(crate) async fn read_loop(
                 _ => break Some((CREDENTIAL_REFUSED, "the credential has expired")),
             },
             () = renewed.notified() => {}
-            _ = pings.tick() => {
-                if session.ping(b"").await.is_err() {
-                    break None;
-                }
-            }
+            _ = pings.tick() => match socket.upgrade() {
+                Some(socket) => socket.borrow_mut().control(ControlFrame::Ping),
+                None => break None,
+            },
             () = &mut closing, if drain.is_none() => {
                 // A client that has just connected is about to send its first message.
                 let now = Instant::now();
@@ -133,27 +130,18 @@ pub(crate) async fn read_loop(
                     });
                 }
             }
-            () = tokio::time::sleep_until(silent_until), if !has_room => {
-                break Some((TRY_AGAIN_LATER, "too slow"));
-            }
-            () = tokio::time::sleep_until(silent_until), if has_room => {
+            () = tokio::time::sleep_until(silent_until) => {
+                if !has_room {
+                    break Some((TRY_AGAIN_LATER, "too slow"));
+                }
                 tracing::debug!("a WebSocket peer did not answer pings");
                 break Some((INTERNAL_ERROR, "no answer to pings"));
             }
         }
     };
-    if let Some((code, reason)) = end {
-        let reason = CloseReason {
-            code: CloseCode::from(code),
-            description: (!reason.is_empty()).then(|| reason.to_owned()),
-        };
-        // Best effort: a peer that does not read does not see it.
-        let _ = tokio::time::timeout(Duration::from_secs(1), session.close(Some(reason))).await;
-    } else {
-        let _ = tokio::time::timeout(Duration::from_secs(1), session.close(None)).await;
-    }
     if let Some(socket) = socket.upgrade() {
-        socket.borrow_mut().wake();
+        // A peer that does not read does not see it.
+        socket.borrow_mut().close(end);
     }
 }
 
@@ -190,9 +178,8 @@ enum Next {
     Gone,
 }
 
-async fn on_message(
+fn on_message(
     socket: &Weak<RefCell<SocketSession>>,
-    session: &mut Session,
     message: Option<Result<AggregatedMessage, ProtocolError>>,
     refusal: &Refusal,
 ) -> Next {
@@ -230,10 +217,13 @@ async fn on_message(
         AggregatedMessage::Binary(_) => {
             Next::Close(UNSUPPORTED_DATA, "binary messages are not supported")
         }
-        AggregatedMessage::Ping(payload) => match session.pong(&payload).await {
-            Ok(()) => Next::GoOn,
-            Err(_) => Next::Gone,
-        },
+        AggregatedMessage::Ping(payload) => {
+            let Some(socket) = socket.upgrade() else {
+                return Next::Gone;
+            };
+            socket.borrow_mut().control(ControlFrame::Pong(&payload));
+            Next::GoOn
+        }
         AggregatedMessage::Pong(_) => Next::GoOn,
         AggregatedMessage::Close(reason) => match reason {
             Some(reason) => Next::Close(reason.code.into(), ""),

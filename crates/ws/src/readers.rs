@@ -19,7 +19,7 @@ pub(crate) struct Readers {
     /// The reader that is polled next: a busy lane must not starve the others.
     turn: usize,
     /// The rest of a frame that was begun. It may outlive its reader.
-    unfinished: Option<SharedPieces>,
+    unfinished: Option<Box<SharedPieces>>,
     /// Counts the readers of all sockets.
     gauge: Gauge,
 }
@@ -101,12 +101,21 @@ impl Readers {
         stream_id: Option<StreamId>,
         lane: Option<LaneKey>,
     ) {
+        // Most sockets read one stream, and a reader is large.
+        self.list.reserve_exact(1);
         self.list.push(Reader {
             subscription,
             lane,
             stream_id,
             _counted: self.gauge.enter(),
         });
+    }
+
+    /// Notes that the framing of all readers has changed.
+    pub(crate) fn framing_changed(&mut self) {
+        for reader in &mut self.list {
+            reader.subscription.framing_changed();
+        }
     }
 
     /// Removes the reader of this generation, and returns the lane that waits for its end.
@@ -132,7 +141,7 @@ impl Readers {
             match reader.subscription.poll_next(cx) {
                 Poll::Ready(Some(Ok(bytes))) => {
                     out.push(bytes);
-                    self.unfinished = reader.subscription.take_unfinished();
+                    self.unfinished = reader.subscription.take_unfinished().map(Box::new);
                     if !self.finish_frame(out) {
                         return None;
                     }

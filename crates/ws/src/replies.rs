@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use bytes::BytesMut;
 use tokenwire_core::generation::SharedPieces;
 
+use crate::control_frames::ControlFrame;
 use crate::readers::{Frames, POLL_BYTES};
 use crate::text_frames::put_text;
 
@@ -41,6 +42,11 @@ impl Replies {
     /// Adds a text frame with this JSON object.
     pub(crate) fn push(&mut self, json: &[u8], stream_id: Option<&str>) {
         put_text(json, stream_id, &mut self.last);
+    }
+
+    /// Adds a control frame.
+    pub(crate) fn push_control(&mut self, frame: ControlFrame<'_>) {
+        frame.write(&mut self.last);
     }
 
     /// Adds a frame in pieces.

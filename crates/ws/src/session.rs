@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Waker};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures::FutureExt as _;
 use tokenwire_core::dialect::Dialect;
 use tokenwire_core::engine::{
@@ -30,6 +30,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::activity::{ActivityEvents, ActivityFeed};
+use crate::control_frames::ControlFrame;
 use crate::lanes::{LaneKey, Lanes, QueuedCreate};
 use crate::message::{self, Command, Named, Rejected, Resume};
 use crate::readers::{Broken, Frames, POLL_BYTES, Readers};
@@ -56,29 +57,43 @@ pub(crate) struct SessionOptions {
 /// The most events of a watch that are sent in one piece.
 const WATCH_EVENTS: usize = 64;
 
+/// What each token needs comes first, in this order: with many sockets none of it is in the
+/// processor's cache when a token arrives.
+#[repr(C)]
 pub(crate) struct SocketSession {
-    engine: Engine,
-    options: SessionOptions,
-    replies: Replies,
+    body: Option<Waker>,
     readers: Readers,
-    /// The responses of this socket that are not stored.
-    responses: SessionResponses,
-    lanes: Lanes,
     waiting: WaitingCommands<Self>,
+    /// Lanes whose next create waits for room for its replies.
+    freed: VecDeque<LaneKey>,
+    /// The events of all streams, while the client watches them.
+    watch: Option<Box<dyn ActivityEvents>>,
+    closing: Closing,
+    replies: Replies,
+    /// Wakes the reading task once there is room for replies.
+    room: Rc<Notify>,
     /// Whether the client takes `tokenwire:` events: it offered the subprotocol, or has sent a
     /// `tokenwire:` message. The SDKs fail on event types that they do not know.
     extensions: Arc<AtomicBool>,
-    body: Option<Waker>,
-    /// Lanes whose next create waits for room for its replies.
-    freed: VecDeque<LaneKey>,
-    /// Wakes the reading task once there is room for replies.
-    room: Rc<Notify>,
+    lanes: Lanes,
+    /// The responses of this socket that are not stored.
+    responses: SessionResponses,
     /// Whether the client was told that its credential ends.
     told: bool,
     /// Wakes the reading task once the credential was replaced.
     renewed: Rc<Notify>,
-    /// The events of all streams, while the client watches them.
-    watch: Option<Box<dyn ActivityEvents>>,
+    engine: Engine,
+    options: SessionOptions,
+}
+
+/// Whether a socket closes, and why: a code and a reason.
+#[derive(Clone, Copy)]
+enum Closing {
+    Open,
+    /// The close frame is to be sent.
+    Due(Option<(u16, &'static str)>),
+    /// Nothing follows.
+    Ended,
 }
 
 impl SocketSession {
@@ -98,6 +113,7 @@ impl SocketSession {
             told: false,
             renewed: Rc::default(),
             watch: None,
+            closing: Closing::Open,
         }
     }
 
@@ -165,7 +181,7 @@ impl SocketSession {
             Ok(command) => command.is_ours(),
             Err(rejected) => rejected.ours,
         } {
-            self.extensions.store(true, Ordering::Relaxed);
+            self.take_extensions();
         }
         match command {
             Ok(Command::Create) => self.create(text),
@@ -198,6 +214,13 @@ impl SocketSession {
         }
         self.start_waiting();
         self.wake();
+    }
+
+    /// Notes that the client takes `tokenwire:` events.
+    fn take_extensions(&mut self) {
+        if !self.extensions.swap(true, Ordering::Relaxed) {
+            self.readers.framing_changed();
+        }
     }
 
     /// Watches all streams, in place of an earlier watch.
@@ -253,6 +276,25 @@ impl SocketSession {
         if let Some(waker) = self.body.take() {
             waker.wake();
         }
+    }
+
+    /// Sends a control frame, after the replies so far.
+    pub(crate) fn control(&mut self, frame: ControlFrame<'_>) {
+        self.replies.push_control(frame);
+        self.wake();
+    }
+
+    /// Ends what is sent with a close frame, after the replies so far and the frame that was begun.
+    pub(crate) fn close(&mut self, reason: Option<(u16, &'static str)>) {
+        if matches!(self.closing, Closing::Open) {
+            self.closing = Closing::Due(reason);
+        }
+        self.wake();
+    }
+
+    /// Whether everything was returned by [`Self::poll_frames`].
+    pub(crate) fn has_ended(&self) -> bool {
+        matches!(self.closing, Closing::Ended)
     }
 
     fn reply(&mut self, json: &[u8], stream_id: Option<&str>) {
@@ -658,11 +700,21 @@ impl SocketSession {
             self.body = Some(cx.waker().clone());
         }
         let mut out = Frames::default();
+        if self.has_ended() {
+            return out.into_bytes();
+        }
         self.poll_waiting(cx);
         loop {
             // Between the pieces of a frame there may be nothing else.
             if !(self.readers.finish_frame(&mut out) && self.take_replies(&mut out)) {
                 cx.waker().wake_by_ref();
+                return out.into_bytes();
+            }
+            if let Closing::Due(reason) = self.closing {
+                self.closing = Closing::Ended;
+                let mut close = BytesMut::new();
+                ControlFrame::Close(reason).write(&mut close);
+                out.push(close.freeze());
                 return out.into_bytes();
             }
             let more = !self.freed.is_empty();

@@ -111,9 +111,9 @@ pub fn upgrade(
     let payload = web::Payload::from_request(request, &mut guarded)
         .into_inner()
         .map_err(|error| invalid(&error))?;
-    let (response, session, messages) =
-        actix_ws::handle_with_protocols(request, payload, &[SUBPROTOCOL])
-            .map_err(|error| invalid(&error))?;
+    // The session writes its control frames itself.
+    let (response, _, messages) = actix_ws::handle_with_protocols(request, payload, &[SUBPROTOCOL])
+        .map_err(|error| invalid(&error))?;
     let messages = messages
         .max_frame_size(options.max_message)
         .aggregate_continuations()
@@ -138,14 +138,13 @@ pub fn upgrade(
     // with it.
     actix_web::rt::spawn(read_loop(
         Rc::downgrade(&socket),
-        session,
         messages,
         refusal,
         keep_alive,
     ));
-    let (head, control) = response.into_parts();
+    let (head, unused) = response.into_parts();
     Ok(head
-        .set_body(SocketBody::new(control, socket, options.sockets.enter()))
+        .set_body(SocketBody::new(unused, socket, options.sockets.enter()))
         .map_into_boxed_body())
 }
 
