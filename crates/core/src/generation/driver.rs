@@ -599,7 +599,7 @@ struct Deadlines {
     /// The first token, or the last event after it.
     last_event: Option<Instant>,
     /// From the first token on.
-    pace: Option<Box<Pace>>,
+    pace: Option<Pace>,
     finished: Option<Instant>,
     /// How long the rest of a finished answer is waited for.
     after_finish: Duration,
@@ -617,7 +617,7 @@ struct Deadlines {
     armed: Option<Waker>,
 }
 
-/// The times between tokens so far. Apart, since the task of each open stream holds its deadlines.
+/// The times between tokens so far.
 struct Pace {
     last_token: Instant,
     intervals: TokenIntervals,
@@ -825,10 +825,10 @@ impl Deadlines {
                 pace.intervals.add(now.duration_since(last));
             }
             None => {
-                self.pace = Some(Box::new(Pace {
+                self.pace = Some(Pace {
                     last_token: now,
                     intervals: TokenIntervals::default(),
-                }));
+                });
             }
         }
     }
