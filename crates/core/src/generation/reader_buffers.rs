@@ -6,7 +6,7 @@ use bytes::{Bytes, BytesMut};
 
 /// Frames up to this size are copied into memory of their own size; beyond it the buffer itself is
 /// passed on.
-const COPIED_BYTES: usize = 4096;
+const COPIED_BYTES: usize = 16 * 1024;
 /// Room that a poll has without growing the buffer of frames.
 const FRAMES_BYTES: usize = 4096;
 /// The most that is kept of each buffer.
@@ -37,6 +37,13 @@ pub(super) fn with_buffers<T>(f: impl FnOnce(&mut ReaderBuffers) -> T) -> T {
 }
 
 impl ReaderBuffers {
+    /// Takes the memory of records back, or that of a reader which had records of its own for a while.
+    pub(super) fn keep_records(&mut self, memory: Vec<u8>) {
+        if memory.capacity() > self.records.capacity() {
+            self.records = memory;
+        }
+    }
+
     /// Frees what an unusual poll took.
     pub(super) fn trim(&mut self) {
         for buffer in [&mut self.records, &mut self.payload] {
@@ -62,7 +69,7 @@ impl FrameBuffer {
     }
 
     /// Takes what was written since [`FrameBuffer::begin`]. A few frames that wait long, such as
-    /// those in a cache, do not hold the whole buffer.
+    /// those of one token in a cache, do not hold the whole buffer.
     pub(super) fn take(&mut self) -> Bytes {
         if self.0.len() > COPIED_BYTES {
             return self.0.split().freeze();

@@ -199,7 +199,7 @@ impl Subscription {
             let next = self.batch.end_seq();
             self.batch.restart(next);
             self.at = self.batch.start();
-            self.batch.swap_memory(&mut buffers.records);
+            buffers.keep_records(self.batch.take_memory());
         }
         buffers.trim();
     }
@@ -456,6 +456,88 @@ impl Subscription {
             Rendered::Open | Rendered::Large => {}
             Rendered::Ended => self.end = EndOfStream::Reached,
             Rendered::BrokenOff => self.failed = Some(SubscriptionError::BrokenOff),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use bytes::BytesMut;
+    use futures::task::noop_waker;
+
+    use super::*;
+    use crate::dialect::Frame;
+    use crate::generation::fixture::{generation, meta};
+    use crate::generation::writer::Writer;
+    use crate::model::event::EventKind;
+    use crate::model::id::GenerationId;
+    use crate::upstream::translate::RecordWriter;
+
+    /// Writes each payload and a line feed.
+    #[derive(Debug)]
+    struct Lines;
+
+    impl Framing for Lines {
+        fn frame(&self, _: &GenerationId, frame: &Frame<'_>, out: &mut BytesMut) {
+            out.extend_from_slice(frame.data);
+            out.extend_from_slice(b"\n");
+        }
+
+        fn shows_extensions(&self) -> bool {
+            false
+        }
+
+        fn sends_done(&self, _: Dialect) -> bool {
+            false
+        }
+
+        fn share_key(&self) -> Option<&'static str> {
+            None
+        }
+    }
+
+    #[test]
+    fn readers_in_turn_get_everything_and_hold_no_memory_while_they_wait() {
+        let mut writer = Writer::new(generation(meta(), Duration::ZERO));
+        let mut records = RecordWriter::new();
+        let mut expected = Vec::new();
+        for number in 0..20_000 {
+            let chunk = format!(r#"{{"number":{number}}}"#);
+            expected.extend_from_slice(chunk.as_bytes());
+            expected.push(b'\n');
+            records.event(EventKind::Chunk);
+            records.record(Some(chunk.as_bytes()));
+        }
+        writer.append(&mut records).expect("the log is open");
+        let read = || {
+            let guard = writer.generation().attach();
+            Subscription::new(guard, Seq(0), Dialect::Chat, Arc::new(Lines))
+        };
+        let mut readers = [(read(), Vec::new()), (read(), Vec::new())];
+        let waker = noop_waker();
+        let mut polls = 0;
+        while readers.iter().any(|(_, seen)| seen.len() < expected.len()) {
+            // A reader of a long log pauses between two polls.
+            polls += 1;
+            assert!(polls < 1000, "they do not go on");
+            for (reader, seen) in &mut readers {
+                // Twice as many polls for the first one: they leave off at different places.
+                let polls = 2 - usize::from(seen.is_empty());
+                for _ in 0..polls {
+                    let polled = reader.poll_next(&mut Context::from_waker(&waker));
+                    if let Poll::Ready(Some(Ok(frames))) = polled {
+                        seen.extend_from_slice(&frames);
+                    }
+                }
+            }
+        }
+        for (reader, seen) in &mut readers {
+            assert!(*seen == expected, "it got something else");
+            let polled = reader.poll_next(&mut Context::from_waker(&waker));
+            assert!(polled.is_pending());
+            assert!(!reader.batch.has_memory(), "it holds memory");
         }
     }
 }

@@ -165,7 +165,14 @@ impl RecordWriter {
         if self.batch.is_empty() && self.batch.has_memory() {
             let memory = self.batch.take_memory();
             // A thread that ends needs none.
-            let _ = MEMORY.try_with(|shared| shared.set(memory));
+            let _ = MEMORY.try_with(|shared| {
+                let other = shared.take();
+                shared.set(if other.capacity() > memory.capacity() {
+                    other
+                } else {
+                    memory
+                });
+            });
         }
     }
 
