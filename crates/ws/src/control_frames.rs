@@ -9,14 +9,17 @@ const CLOSE: u8 = 0x88;
 const PING: u8 = 0x89;
 const PONG: u8 = 0x8a;
 
+/// The code and the reason of a close. It may have none.
+pub(crate) type CloseReason = Option<(u16, &'static str)>;
+
 /// A frame beside the messages.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum ControlFrame<'a> {
     Ping,
     /// The answer to a ping with this payload.
     Pong(&'a [u8]),
-    /// Nothing follows it. It may have a code and a reason.
-    Close(Option<(u16, &'static str)>),
+    /// Nothing follows it.
+    Close(CloseReason),
 }
 
 // === impl ControlFrame ===

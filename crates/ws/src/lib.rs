@@ -8,10 +8,11 @@
 //!   client ◀───────────────────────────────────── SocketBody ◀──pull── subscriptions
 //! ```
 //!
-//! actix-ws does the handshake and reads frames. What is sent bypasses it: the response body pulls
-//! from the subscriptions and frames everything that is ready in one piece. That is one write for all
-//! tokens of all lanes, and a token touches nothing that only control frames need. Below actix-ws a frame guard reads frame heads and
-//! refuses an announced size before the frame is buffered.
+//! actix-ws does the handshake and reads frames. What a session sends bypasses it: the response body
+//! pulls from the subscriptions and frames everything that is ready in one piece. That is one write
+//! for all tokens of all lanes, and a token touches nothing that only control frames need. Below
+//! actix-ws a frame guard reads frame heads and refuses an announced size before the frame is
+//! buffered.
 //!
 //! [`upgrade`] is the one call: it takes the request, its payload and the engine, and returns the
 //! response.

@@ -9,7 +9,7 @@ use actix_ws::{AggregatedMessage, AggregatedMessageStream, ProtocolError};
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use crate::control_frames::ControlFrame;
+use crate::control_frames::{CloseReason, ControlFrame};
 use crate::frame_guard::{Refusal, Refused};
 use crate::session::SocketSession;
 use crate::socket_credential::Expiry;
@@ -50,6 +50,10 @@ pub(crate) async fn read_loop(
     refusal: Refusal,
     keep_alive: KeepAlive,
 ) {
+    let mut closes = ClosesSocket {
+        socket: socket.clone(),
+        reason: Some((INTERNAL_ERROR, "")),
+    };
     // Zero is no interval, and longer ones would not fit the clock.
     let ping_interval = keep_alive
         .ping_interval
@@ -139,9 +143,23 @@ pub(crate) async fn read_loop(
             }
         }
     };
-    if let Some(socket) = socket.upgrade() {
+    closes.reason = end;
+}
+
+/// Closes the socket when the loop ends, also by a panic: without the loop nothing else would.
+struct ClosesSocket {
+    socket: Weak<RefCell<SocketSession>>,
+    reason: CloseReason,
+}
+
+impl Drop for ClosesSocket {
+    fn drop(&mut self) {
         // A peer that does not read does not see it.
-        socket.borrow_mut().close(end);
+        if let Some(socket) = self.socket.upgrade()
+            && let Ok(mut session) = socket.try_borrow_mut()
+        {
+            session.close(self.reason);
+        }
     }
 }
 

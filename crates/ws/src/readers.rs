@@ -111,6 +111,11 @@ impl Readers {
         });
     }
 
+    /// Removes all readers. A frame that was begun is still completed.
+    pub(crate) fn clear(&mut self) {
+        self.list.clear();
+    }
+
     /// Notes that the framing of all readers has changed.
     pub(crate) fn framing_changed(&mut self) {
         for reader in &mut self.list {

@@ -30,7 +30,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::activity::{ActivityEvents, ActivityFeed};
-use crate::control_frames::ControlFrame;
+use crate::control_frames::{CloseReason, ControlFrame};
 use crate::lanes::{LaneKey, Lanes, QueuedCreate};
 use crate::message::{self, Command, Named, Rejected, Resume};
 use crate::readers::{Broken, Frames, POLL_BYTES, Readers};
@@ -91,7 +91,7 @@ pub(crate) struct SocketSession {
 enum Closing {
     Open,
     /// The close frame is to be sent.
-    Due(Option<(u16, &'static str)>),
+    Due(CloseReason),
     /// Nothing follows.
     Ended,
 }
@@ -284,8 +284,8 @@ impl SocketSession {
         self.wake();
     }
 
-    /// Ends what is sent with a close frame, after the replies so far and the frame that was begun.
-    pub(crate) fn close(&mut self, reason: Option<(u16, &'static str)>) {
+    /// Ends what is sent with a close frame, after the replies so far and what its readers have now.
+    pub(crate) fn close(&mut self, reason: CloseReason) {
         if matches!(self.closing, Closing::Open) {
             self.closing = Closing::Due(reason);
         }
@@ -711,10 +711,7 @@ impl SocketSession {
                 return out.into_bytes();
             }
             if let Closing::Due(reason) = self.closing {
-                self.closing = Closing::Ended;
-                let mut close = BytesMut::new();
-                ControlFrame::Close(reason).write(&mut close);
-                out.push(close.freeze());
+                self.finish(reason, cx, &mut out);
                 return out.into_bytes();
             }
             let more = !self.freed.is_empty();
@@ -745,6 +742,21 @@ impl SocketSession {
                 return out.into_bytes();
             }
         }
+    }
+
+    /// Collects what its readers have and then the close frame, unless a frame is begun that is to
+    /// be complete first. A terminal event that is ready comes before the close.
+    fn finish(&mut self, reason: CloseReason, cx: &mut Context<'_>, out: &mut Frames) {
+        while self.readers.poll(cx, out).is_some() && out.len() < POLL_BYTES {}
+        if !self.readers.is_between_frames() {
+            self.readers.clear();
+            cx.waker().wake_by_ref();
+            return;
+        }
+        self.closing = Closing::Ended;
+        let mut close = BytesMut::new();
+        ControlFrame::Close(reason).write(&mut close);
+        out.push(close.freeze());
     }
 
     /// Tells the client of a stream that broke off: with the response object, if that is left.

@@ -248,3 +248,66 @@ async fn frame_is_completed_after_its_reader_has_left() {
     );
     assert!(session.is_idle());
 }
+
+/// Returns everything up to the end of the body.
+fn to_the_end(session: &mut SocketSession) -> Vec<u8> {
+    let waker = noop_waker();
+    let mut all = Vec::new();
+    for _ in 0..1000 {
+        let piece = session.poll_frames(&mut Context::from_waker(&waker));
+        if piece.is_empty() && session.has_ended() {
+            return all;
+        }
+        all.extend_from_slice(&piece);
+    }
+    panic!("the body does not end");
+}
+
+const CLOSE: &[u8] = b"\x88\x0a\x03\xf4restart.";
+
+#[tokio::test]
+async fn what_is_ready_comes_before_a_close() {
+    let (mut session, _, upstream) = session();
+    session.on_message(r#"{"type":"response.create","input":"1"}"#);
+    let call = upstream.call().await;
+    call.token("a");
+    call.finish("stop").done().end(BodyEnd::Clean);
+    call.gone().await;
+    session.on_message(r#"{"type":"tokenwire:ping"}"#);
+    session.control(ControlFrame::Pong(b"p"));
+    session.close(Some((1012, "restart.")));
+    // The first reason is the one.
+    session.close(None);
+    let all = to_the_end(&mut session);
+    let data = all.strip_suffix(CLOSE).expect("a close frame is the last");
+    let pong = data.windows(3).position(|bytes| bytes == b"\x8a\x01p");
+    let pong = pong.expect("a pong");
+    let shown = [&data[..pong], &data[pong + 3..]].concat();
+    let payloads = payloads(&shown);
+    let last = payloads.last().unwrap();
+    assert_eq!(last["type"], "response.completed", "{payloads:?}");
+    assert!(frames(&mut session).is_empty());
+}
+
+#[tokio::test]
+async fn close_waits_for_the_rest_of_a_large_frame() {
+    let (mut session, _, upstream) = session();
+    large_answer(&mut session, &upstream).await;
+    let waker = noop_waker();
+    let mut all = Vec::new();
+    let mut polls = 0;
+    while session.readers.is_between_frames() {
+        polls += 1;
+        assert!(polls < 1000, "the closing events are large");
+        let piece = session.poll_frames(&mut Context::from_waker(&waker));
+        all.extend_from_slice(&piece);
+    }
+    session.close(Some((1012, "restart.")));
+    all.extend(to_the_end(&mut session));
+    let data = all.strip_suffix(CLOSE).expect("a close frame is the last");
+    let last = payloads(data).pop().unwrap();
+    assert!(
+        last["type"].as_str().unwrap().starts_with("response."),
+        "{last:?}"
+    );
+}
