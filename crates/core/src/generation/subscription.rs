@@ -475,14 +475,13 @@ mod tests {
     use crate::model::id::GenerationId;
     use crate::upstream::translate::RecordWriter;
 
-    /// Writes each payload and a line feed.
+    /// Writes each payload several times, so that a poll renders only a part of what it read.
     #[derive(Debug)]
-    struct Lines;
+    struct Repeated;
 
-    impl Framing for Lines {
+    impl Framing for Repeated {
         fn frame(&self, _: &GenerationId, frame: &Frame<'_>, out: &mut BytesMut) {
-            out.extend_from_slice(frame.data);
-            out.extend_from_slice(b"\n");
+            out.extend_from_slice(&frame.data.repeat(8));
         }
 
         fn shows_extensions(&self) -> bool {
@@ -505,15 +504,14 @@ mod tests {
         let mut expected = Vec::new();
         for number in 0..20_000 {
             let chunk = format!(r#"{{"number":{number}}}"#);
-            expected.extend_from_slice(chunk.as_bytes());
-            expected.push(b'\n');
+            expected.extend_from_slice(chunk.repeat(8).as_bytes());
             records.event(EventKind::Chunk);
             records.record(Some(chunk.as_bytes()));
         }
         writer.append(&mut records).expect("the log is open");
         let read = || {
             let guard = writer.generation().attach();
-            Subscription::new(guard, Seq(0), Dialect::Chat, Arc::new(Lines))
+            Subscription::new(guard, Seq(0), Dialect::Chat, Arc::new(Repeated))
         };
         let mut readers = [(read(), Vec::new()), (read(), Vec::new())];
         let waker = noop_waker();
