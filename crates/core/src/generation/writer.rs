@@ -256,6 +256,7 @@ impl Writer {
         }
         self.appended += records.batch().byte_len();
         records.clear();
+        records.give_back_memory();
         let counts = self.appended >= self.count_at;
         if counts {
             self.count_at = self.appended + self.appended.min(COUNT_STEP);

@@ -147,7 +147,6 @@ impl RecordWriter {
         self.batch.clear();
         self.changes = Vec::new();
         self.usage_chunk = None;
-        self.give_back_memory();
     }
 
     /// Takes this thread's memory for records, which its writers use in turn: it is in the processor's
