@@ -747,7 +747,7 @@ impl SocketSession {
     /// Collects what its readers have and then the close frame, unless a frame is begun that is to
     /// be complete first. A terminal event that is ready comes before the close.
     fn finish(&mut self, reason: CloseReason, cx: &mut Context<'_>, out: &mut Frames) {
-        while self.readers.poll(cx, out).is_some() && out.len() < POLL_BYTES {}
+        while self.readers.poll(cx, out).is_some() {}
         if !self.readers.is_between_frames() {
             self.readers.clear();
             cx.waker().wake_by_ref();

@@ -160,6 +160,22 @@ async fn large_answer(session: &mut SocketSession, upstream: &ScriptedUpstream) 
     call.gone().await;
 }
 
+/// Reads a large answer until a frame is begun. Returns what was read.
+async fn within_a_large_frame(session: &mut SocketSession, upstream: &ScriptedUpstream) -> Vec<u8> {
+    large_answer(session, upstream).await;
+    let waker = noop_waker();
+    let mut all = Vec::new();
+    let mut pauses = 0;
+    while session.readers.is_between_frames() {
+        let piece = session.poll_frames(&mut Context::from_waker(&waker));
+        // A reader of a long log pauses between two polls.
+        pauses = if piece.is_empty() { pauses + 1 } else { 0 };
+        assert!(pauses < 4, "the closing events are large");
+        all.extend_from_slice(&piece);
+    }
+    all
+}
+
 #[tokio::test]
 async fn nothing_stands_between_the_pieces_of_a_large_frame() {
     let (mut session, _, upstream) = session();
@@ -211,17 +227,7 @@ async fn nothing_stands_between_the_pieces_of_a_large_frame() {
 #[tokio::test]
 async fn frame_is_completed_after_its_reader_has_left() {
     let (mut session, _, upstream) = session();
-    large_answer(&mut session, &upstream).await;
-    let waker = noop_waker();
-    let mut all = Vec::new();
-    let mut pauses = 0;
-    while session.readers.is_between_frames() {
-        let piece = session.poll_frames(&mut Context::from_waker(&waker));
-        // A reader of a long log pauses between two polls.
-        pauses = if piece.is_empty() { pauses + 1 } else { 0 };
-        assert!(pauses < 4, "the closing events are large");
-        all.extend_from_slice(&piece);
-    }
+    let mut all = within_a_large_frame(&mut session, &upstream).await;
     let id = String::from_utf8_lossy(&all);
     let id = id
         .split("\"id\":\"")
@@ -234,6 +240,7 @@ async fn frame_is_completed_after_its_reader_has_left() {
         r#"{{"type":"tokenwire:unsubscribe","response_id":"{id}"}}"#
     ));
     assert!(!session.is_idle());
+    let waker = noop_waker();
     loop {
         let piece = session.poll_frames(&mut Context::from_waker(&waker));
         if piece.is_empty() {
@@ -292,16 +299,7 @@ async fn what_is_ready_comes_before_a_close() {
 #[tokio::test]
 async fn close_waits_for_the_rest_of_a_large_frame() {
     let (mut session, _, upstream) = session();
-    large_answer(&mut session, &upstream).await;
-    let waker = noop_waker();
-    let mut all = Vec::new();
-    let mut polls = 0;
-    while session.readers.is_between_frames() {
-        polls += 1;
-        assert!(polls < 1000, "the closing events are large");
-        let piece = session.poll_frames(&mut Context::from_waker(&waker));
-        all.extend_from_slice(&piece);
-    }
+    let mut all = within_a_large_frame(&mut session, &upstream).await;
     session.close(Some((1012, "restart.")));
     all.extend(to_the_end(&mut session));
     let data = all.strip_suffix(CLOSE).expect("a close frame is the last");
